@@ -1,0 +1,35 @@
+# Needs git, make and Python >= 3.11; everything else goes into .venv in this folder.
+PYTHON ?= python3
+UV := .venv/uv/bin/uv
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: install demo test check clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	test -x $(UV) || ($(PYTHON) -m venv .venv/uv && .venv/uv/bin/pip install --quiet uv==0.13.8)
+	$(UV) sync --python .venv/bin/python
+	touch $@
+
+# The main job on the embedded default: SQLite, Ray on this machine, the digit scans that ship inside scikit-learn.
+demo: install
+	.venv/bin/tuner launch digits --storage sqlite:///out/demo/tuner.db
+	.venv/bin/tuner export digits --storage sqlite:///out/demo/tuner.db --format html --out out/demo/front.html
+	.venv/bin/tuner export digits --storage sqlite:///out/demo/tuner.db --format csv --out out/demo/front.csv
+	.venv/bin/tuner export digits --storage sqlite:///out/demo/tuner.db --format json --out out/demo/front.json
+	.venv/bin/tuner export digits --storage sqlite:///out/demo/tuner.db --format schedules --out out/demo/schedules
+
+test: install
+	.venv/bin/python -m pytest
+
+check: install
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+clean:
+	rm -rf .venv out runs build *.egg-info

@@ -1,0 +1,223 @@
+"""One frozen, validated value that describes a whole study."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, Final, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, ValidationInfo, field_validator
+
+from studies.domains import Value
+from studies.rules import (
+    OBJECTIVES,
+    Direction,
+    check_gpus,
+    check_model,
+    check_objectives,
+    check_storage,
+    check_study_name,
+    check_timeout,
+    parse_duration,
+    url_has_password,
+)
+from studies.sentences import MAPPING_RULE, first_sentence, rule_error, ruled, sentence_error, shown, unknown_key
+from studies.space import FIELDS, SearchSpace, canonical_params, parse_space
+from trainers.checks import check_integer, check_name
+from trainers.config import Augmentation, DataConfig, LrCurve, Optimizer, Precision, TrainConfig
+from trainers.errors import InputError
+
+__all__ = [
+    "OBJECTIVES",
+    "SECTIONS",
+    "Budget",
+    "Direction",
+    "Resources",
+    "Sampler",
+    "StartMark",
+    "StudySpec",
+    "Training",
+    "check_study_name",
+    "parse_duration",
+    "url_has_password",
+]
+
+Sampler = Literal["tpe", "nsga2", "gp", "random", "qmc"]
+# Marks of a study's start points, all at full resolution.
+StartMark = Literal["baseline", "shorter"]
+
+# Epochs of the shorter full-resolution start points over those of the baseline. Our own choice: they span the methods' usual gains.
+SHORTER_START_FRACS: Final = (0.75, 0.5, 0.35)
+
+_DEFAULTS: Final[dict[str, Any]] = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+_FROZEN: Final = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _parse_dataset(value: object) -> DataConfig:
+    try:
+        return value if isinstance(value, DataConfig) else _data_config(value)
+    except InputError as error:
+        raise sentence_error(error) from None
+
+
+def _data_config(raw: object) -> DataConfig:
+    if not isinstance(raw, Mapping):
+        raise InputError(f"dataset is {shown(raw)}, {MAPPING_RULE}")
+    for key in raw:
+        if key not in SECTIONS["dataset"]:
+            raise InputError(unknown_key("dataset", key, SECTIONS))
+    if "name" not in raw:
+        raise InputError("dataset.name is missing, every study needs it")
+    if not isinstance(raw.get("root", ""), str):
+        raise InputError(f"dataset.root is {shown(raw['root'])}, it must be the path of a folder")
+    check_integer("dataset.split_seed", raw.get("split_seed", 0), lowest=0)
+    try:
+        return DataConfig(**raw)
+    except InputError as error:
+        text = str(error).replace("dataset name ", "dataset.name ", 1)
+        raise InputError(f"dataset.{text}" if text.split()[0] in SECTIONS["dataset"] else text) from None
+
+
+def _parse_search(value: object, info: ValidationInfo) -> SearchSpace:
+    if isinstance(value, SearchSpace):
+        value = value.to_json_dict()
+    # A training that was refused leaves only its key out of info.data: its own sentence comes first, so any baseline will do here.
+    training = info.data.get("training") or Training()
+    try:
+        return parse_space(value, {"epochs": training.epochs, "lr": training.lr, "weight_decay": training.weight_decay})
+    except InputError as error:
+        raise sentence_error(error) from None
+
+
+class Training(BaseModel):
+    """The baseline's training: the fields of TrainConfig that a study file may set, with its defaults and its rules."""
+
+    model_config = _FROZEN
+
+    epochs: int = _DEFAULTS["epochs"]
+    batch_size: int = _DEFAULTS["batch_size"]
+    optimizer: Optimizer = _DEFAULTS["optimizer"]
+    lr: float = _DEFAULTS["lr"]
+    weight_decay: float = _DEFAULTS["weight_decay"]
+    momentum: float = _DEFAULTS["momentum"]
+    lr_curve: LrCurve = _DEFAULTS["lr_curve"]
+    label_smoothing: float = _DEFAULTS["label_smoothing"]
+    augment: tuple[Augmentation, ...] = _DEFAULTS["augment"]
+    precision: Precision = _DEFAULTS["precision"]
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_in_train_config(cls, value: Any, info: ValidationInfo) -> Any:
+        try:
+            if info.field_name == "augment" and not isinstance(value, list | tuple):
+                raise InputError(f"augment is {shown(value)}, it must be a list of any of {', '.join(get_args(Augmentation))}")
+            TrainConfig(model="any", data=DataConfig(name="digits"), **{str(info.field_name): value})
+        except InputError as error:
+            raise rule_error(error) from None
+        return value
+
+
+class Budget(BaseModel):
+    """How much a study may spend. trials: finished ones, rivals included. timeout: of one launch."""
+
+    model_config = _FROZEN
+
+    trials: Annotated[int, ruled(partial(check_integer, lowest=1))] = 50
+    timeout: Annotated[str | None, ruled(check_timeout)] = None
+
+    @property
+    def timeout_s(self) -> int | None:
+        """The timeout in seconds."""
+        return None if self.timeout is None else parse_duration(self.timeout)
+
+
+class Resources(BaseModel):
+    """What one trial gets. cpus: cores, hence threads. gpus: devices, or a share of one."""
+
+    model_config = _FROZEN
+
+    cpus: Annotated[int, ruled(partial(check_integer, lowest=1))] = 1
+    gpus: Annotated[float, ruled(check_gpus)] = 0
+
+
+class StudySpec(BaseModel):
+    """A study file, validated. Build it with `studies.load_study` or `from_json_dict`, whose errors are single sentences."""
+
+    model_config = _FROZEN
+
+    name: Annotated[str, ruled(check_study_name)]
+    dataset: Annotated[DataConfig, PlainValidator(_parse_dataset), PlainSerializer(dataclasses.asdict)]
+    model: Annotated[str, ruled(check_model)]
+    training: Training = Field(default_factory=Training)
+    search: Annotated[SearchSpace, PlainValidator(_parse_search), PlainSerializer(SearchSpace.to_json_dict)]
+    objectives: Annotated[tuple[str, ...], ruled(check_objectives)] = ("relative_time", "val_accuracy")
+    sampler: Annotated[Sampler, ruled(partial(check_name, names=get_args(Sampler)))] = "tpe"
+    budget: Budget = Field(default_factory=Budget)
+    resources: Resources = Field(default_factory=Resources)
+    seed: Annotated[int, ruled(partial(check_integer, lowest=0))] = 0
+    storage: Annotated[str | None, ruled(check_storage)] = None
+
+    @classmethod
+    def from_json_dict(cls, raw: object) -> StudySpec:
+        """The spec of a mapping as a study file or `to_json_dict` gives it; InputError in one sentence for whatever is wrong."""
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            raise InputError(first_sentence(error, SECTIONS)) from None
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """All keys, defaults written out, in types that JSON has; `from_json_dict` reads it back equal."""
+        return self.model_dump(mode="json")
+
+    def train_config(
+        self,
+        params: Mapping[str, Value],
+        seed: int,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        checkpoint: str | None = None,
+    ) -> TrainConfig:
+        """The training of one trial; InputError where `params` is no point of the search space."""
+        complete = self.search.complete(params)
+        training = dict(self.training) | {field: complete[field] for field in ("epochs", "lr", "weight_decay")}
+        return TrainConfig(
+            model=self.model,
+            data=self.dataset,
+            schedule=self.search.schedule(complete, seed),
+            seed=seed,
+            device=device,
+            threads=threads,
+            checkpoint=checkpoint,
+            **training,
+        )
+
+    def baseline_params(self) -> dict[str, Value]:
+        """Parameters of the study's full training: full resolution, all epochs."""
+        return self._full_resolution_params(self.training.epochs)
+
+    def start_points(self) -> list[tuple[dict[str, Value], StartMark]]:
+        """What every study tries first: the baseline, then shorter full-resolution runs, each once."""
+        points: list[tuple[dict[str, Value], StartMark]] = [(self.baseline_params(), "baseline")]
+        for frac in SHORTER_START_FRACS:
+            params = self._full_resolution_params(self.search["epochs"].nearest(frac * self.training.epochs))
+            if params not in [earlier for earlier, _ in points]:
+                points.append((params, "shorter"))
+        return points
+
+    def _full_resolution_params(self, epochs: int) -> dict[str, Value]:
+        training = {"epochs": epochs, "lr": self.training.lr, "weight_decay": self.training.weight_decay}
+        params = {field: domain.canonical for field, domain in self.search.items()} | {"frequency": 0.0} | training
+        return canonical_params(self.search, params)
+
+
+# Keys of each mapping of a study file; "" is the top level.
+SECTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "": tuple(StudySpec.model_fields),
+    "dataset": tuple(field.name for field in dataclasses.fields(DataConfig)),
+    "training": tuple(Training.model_fields),
+    "search": FIELDS,
+    "budget": tuple(Budget.model_fields),
+    "resources": tuple(Resources.model_fields),
+}

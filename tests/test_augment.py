@@ -1,0 +1,126 @@
+"""Augmentation against loops over single images, on real CIFAR-10 images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from cifar import cifar10_root
+from PIL import Image
+from torch import Tensor
+
+from trainers.augment import augment, cutout, random_crop, random_flip
+from trainers.errors import InputError
+
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+DTYPES = [torch.uint8, torch.float32]
+
+
+@pytest.fixture(scope="module")
+def photos() -> Tensor:
+    """[64, 3, 32, 32] uint8, no pixel black, so that black pixels are those that an augmentation made."""
+    files = sorted((cifar10_root() / "train" / "cat").iterdir())[:64]
+    return torch.stack([torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1) for file in files]).clamp(min=1)
+
+
+def seeded(device: str = "cpu", seed: int = 3) -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed)
+
+
+def shifted(image: Tensor, down: int, right: int) -> Tensor:
+    """One image moved pixel by pixel, black where nothing was."""
+    moved = torch.zeros_like(image)
+    for row in range(image.shape[1]):
+        for column in range(image.shape[2]):
+            if 0 <= row - down < image.shape[1] and 0 <= column - right < image.shape[2]:
+                moved[:, row, column] = image[:, row - down, column - right]
+    return moved
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_crop_is_one_of_the_shifts_of_each_image(photos: Tensor, device: str, dtype: torch.dtype) -> None:
+    # 8 x 10 px: a mix-up of rows and columns would show.
+    images = photos[:, :, :8, :10].to(device, dtype)
+    cropped = random_crop(images, 2, seeded(device))
+    assert (cropped.shape, cropped.dtype) == (images.shape, dtype)
+    shifts = [(down, right) for down in range(-2, 3) for right in range(-2, 3)]
+    found = []
+    for image, crop in zip(images.cpu(), cropped.cpu(), strict=True):
+        matches = [shift for shift in shifts if torch.equal(shifted(image, *shift), crop)]
+        assert len(matches) == 1
+        found += matches
+    assert {down for down, _ in found} == {right for _, right in found} == {-2, -1, 0, 1, 2}
+    assert len(set(found)) > 15, "rows and columns must be drawn apart from each other, and for each image"
+
+
+def test_crop_without_shift_changes_nothing(photos: Tensor) -> None:
+    assert torch.equal(random_crop(photos, 0, seeded()), photos)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_flip_mirrors_half_of_the_images(photos: Tensor, device: str, dtype: torch.dtype) -> None:
+    images = photos.to(device, dtype)
+    flipped = random_flip(images, seeded(device))
+    mirrored = 0
+    for image, result in zip(images.cpu().numpy(), flipped.cpu().numpy(), strict=True):
+        assert np.array_equal(result, image) != np.array_equal(result, image[:, :, ::-1])
+        mirrored += np.array_equal(result, image[:, :, ::-1])
+    # 64 coins: 5 standard deviations around 32 are 12 to 52.
+    assert 12 < mirrored < 52
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("size_px", [5, 8])
+def test_cutout_blackens_one_square_and_nothing_else(photos: Tensor, device: str, size_px: int) -> None:
+    images = photos[:, :, :20, :].to(device)
+    holes = []
+    for image, result in zip(images.cpu(), cutout(images, size_px, seeded(device)).cpu(), strict=True):
+        rows, columns = (result[0] == 0).nonzero(as_tuple=True)
+        top, bottom, left, right = int(rows.min()), int(rows.max()) + 1, int(columns.min()), int(columns.max()) + 1
+        expected = image.clone()
+        for row in range(top, bottom):
+            for column in range(left, right):
+                expected[:, row, column] = 0
+        assert torch.equal(result, expected)
+        # Only a border may make the square smaller, and its centre lies inside the image.
+        assert bottom - top == size_px or (top == 0 or bottom == 20)
+        assert right - left == size_px or (left == 0 or right == 32)
+        assert size_px // 2 <= min(bottom - top, right - left) <= max(bottom - top, right - left) <= size_px
+        holes.append((top, left))
+    assert len(set(holes)) > 40
+
+
+def test_augment_takes_its_strengths_from_the_side(photos: Tensor) -> None:
+    crops = augment(photos, ("crop",), seeded())
+    black = [(crop.sum(0) == 0) for crop in crops]
+    assert max(int(hidden.all(1).sum()) for hidden in black) == max(int(hidden.all(0).sum()) for hidden in black) == 4
+    holes = (augment(photos, ("cutout",), seeded()) == 0).all(1).sum((1, 2))
+    assert int(holes.max()) == 64
+
+
+def test_augment_does_crop_flip_cutout_whatever_the_order_of_names(photos: Tensor) -> None:
+    generator = seeded()
+    by_hand = cutout(random_flip(random_crop(photos, 4, generator), generator), 8, generator)
+    assert torch.equal(augment(photos, ("cutout", "crop", "flip"), seeded()), by_hand)
+    assert torch.equal(augment(photos, (), seeded()), photos)
+
+
+@pytest.mark.parametrize("name", ["crop", "flip", "cutout"])
+def test_the_generator_alone_decides(photos: Tensor, name: str) -> None:
+    before = photos.clone()
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first = augment(photos, (name,), seeded(seed=5))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, augment(photos, (name,), seeded(seed=5)))
+    assert not torch.equal(first, augment(photos, (name,), seeded(seed=6)))
+    assert torch.equal(photos, before)
+
+
+def test_unknown_augmentation_names_the_nearest(photos: Tensor) -> None:
+    with pytest.raises(
+        InputError, match="augment 'cutoff' is unknown, valid names are crop, flip, cutout; the nearest valid name is 'cutout'"
+    ):
+        augment(photos, ("cutoff",), seeded())

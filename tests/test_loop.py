@@ -1,0 +1,150 @@
+"""Real trainings on a few digit scans: resuming, seeds across processes, failures, and what a result says."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainers import Schedule, TrainConfig, train
+from trainers.config import DataConfig
+from trainers.errors import InputError, NonFiniteLossError
+from trainers.loop import Training, evaluate_test
+from trainers.models import build_model
+
+SCHEDULE = Schedule(policy="stochastic", frequency=0.5, kernel="pooled", batch_norm="separate", window_length=0.8, seed=3)
+CONFIG = TrainConfig(
+    model="cifar_resnet8",
+    data=DataConfig(name="digits", train_images=160, val_images=80),
+    schedule=SCHEDULE,
+    epochs=3,
+    batch_size=32,
+    lr=0.05,
+    augment=("crop", "cutout"),
+    seed=7,
+    device="cpu",
+    threads=1,
+)
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return train(CONFIG)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("lr_curve", ["one_cycle", "cosine"])
+def test_a_resumed_training_ends_bit_same(tmp_path, optimizer, lr_curve):
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, lr_curve=lr_curve, lr=0.01)
+    whole = train(config)
+    broken = dataclasses.replace(config, checkpoint=str(tmp_path / "run.pt"))
+    for epochs in (1, 1, 1):
+        sitting = Training(broken)
+        for _ in range(epochs):
+            sitting.run_epoch()
+    assert sitting.done
+    result = sitting.result()
+    assert weights_digest(result.model) == weights_digest(whole.model)
+    assert result.curve == whole.curve
+    assert result.val_loss == whole.val_loss
+
+
+def test_resuming_a_finished_training_trains_nothing_more(tmp_path):
+    config = dataclasses.replace(CONFIG, checkpoint=str(tmp_path / "run.pt"))
+    first = train(config)
+    reports = []
+    second = train(config, reports.append)
+    assert reports == []
+    assert second.curve == first.curve
+    # The last checkpoint can't hold the seconds of its own writing.
+    assert {**second.seconds, "checkpoint": 0} == {**first.seconds, "checkpoint": 0}
+
+
+def test_another_process_trains_the_same(undisturbed):
+    script = "from test_loop import CONFIG, weights_digest; from trainers import train; print(weights_digest(train(CONFIG).model))"
+    found = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == weights_digest(undisturbed.model)
+
+
+def test_another_seed_trains_otherwise(undisturbed):
+    other = train(dataclasses.replace(CONFIG, seed=8))
+    assert weights_digest(other.model) != weights_digest(undisturbed.model)
+
+
+def test_the_counts_are_those_of_the_plan(undisturbed):
+    # 160 images in batches of 32: five steps an epoch, three epochs.
+    assert undisturbed.counts == SCHEDULE.plan(15, 32).counts()
+    assert sum(undisturbed.counts.values()) == 15
+
+
+def test_the_weights_load_into_the_untouched_network(undisturbed):
+    plain = build_model("cifar_resnet8", 10, 32)
+    assert plain.load_state_dict(undisturbed.model.state_dict()) == torch.nn.modules.module._IncompatibleKeys([], [])
+
+
+def test_a_result_reports_every_epoch_and_all_its_seconds(undisturbed):
+    assert len(undisturbed.curve) == 3
+    assert undisturbed.curve[-1] == undisturbed.val_accuracy
+    assert all(0 <= accuracy <= 1 for accuracy in undisturbed.curve)
+    assert set(undisturbed.seconds) == {"train", "data", "evaluation", "checkpoint"}
+    assert undisturbed.seconds["train"] > undisturbed.seconds["checkpoint"]
+    assert 0 <= evaluate_test(CONFIG, undisturbed.model) <= 1
+
+
+def test_training_learns():
+    config = dataclasses.replace(CONFIG, data=DataConfig(name="digits"), epochs=5, schedule=Schedule(), augment=(), batch_size=64, lr=0.1)
+    assert train(config).val_accuracy > 0.4
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_step(tmp_path):
+    config = dataclasses.replace(CONFIG, lr=1e30, lr_curve="cosine", checkpoint=str(tmp_path / "run.pt"))
+    with pytest.raises(NonFiniteLossError, match=r"became (nan|inf) at step [2-5] of 15 \(learning rate 1e\+30\)"):
+        train(config)
+    assert not (tmp_path / "run.pt").exists()
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    config = dataclasses.replace(CONFIG, checkpoint=str(tmp_path / "run.pt"), epochs=1)
+    train(config)
+    with pytest.raises(InputError, match="belongs to a training with another configuration"):
+        train(dataclasses.replace(config, lr=0.06))
+
+
+def test_a_damaged_checkpoint_starts_anew_with_a_warning(tmp_path, undisturbed):
+    path = tmp_path / "run.pt"
+    config = dataclasses.replace(CONFIG, checkpoint=str(path))
+    Training(config).run_epoch()
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="can't be read, so the training starts anew"):
+        result = train(config)
+    assert weights_digest(result.model) == weights_digest(undisturbed.model)
+
+
+def test_no_half_written_checkpoint_is_left(tmp_path):
+    train(dataclasses.replace(CONFIG, checkpoint=str(tmp_path / "run.pt"), epochs=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_an_unknown_device_is_one_sentence():
+    with pytest.raises(InputError, match="device is 'gpu', it must be auto, cpu, cuda"):
+        train(dataclasses.replace(CONFIG, device="gpu"))
+
+
+@pytest.mark.gpu
+def test_a_bf16_training_on_the_gpu_learns():
+    config = dataclasses.replace(CONFIG, data=DataConfig(name="digits"), device="cuda", precision="bf16", epochs=8, lr=0.1)
+    result = train(config)
+    assert result.val_accuracy > 0.3
+    assert next(result.model.parameters()).is_cuda

@@ -1,0 +1,102 @@
+"""What one training is: everything `train` needs, as frozen values that pickle, compare and travel to a worker. Knows no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from trainers.checks import check_integer, check_name, check_number
+from trainers.errors import InputError
+from trainers.schedule import Schedule
+
+DatasetName = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "folder"]
+Augmentation = Literal["crop", "flip", "cutout"]
+Optimizer = Literal["sgd", "adamw"]
+LrCurve = Literal["one_cycle", "cosine"]
+Precision = Literal["fp32", "bf16"]
+
+# Side in pixels of the datasets that have one of their own.
+DATASET_SIDE_PX: Final = {"digits": 32, "cifar10": 32, "cifar100": 32, "fashion_mnist": 28}
+DEFAULT_VAL_FRAC: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Which images.
+
+    name: one of DatasetName.
+    root: folder that holds the files (`folder`: with train/<class>/ and, to confirm, test/<class>/ or val/<class>/ below it).
+    side_px: full side of the images; only `folder` needs it, the others have their own.
+    train_images, val_images: how many images to draw, class-balanced, from the dataset's training part; default: a tenth of it
+        for validation, all the rest for training.
+    split_seed: of that draw; part of what an accuracy means, so apart from a trial's seed.
+    """
+
+    name: DatasetName
+    root: str = "data"
+    side_px: int | None = None
+    train_images: int | None = None
+    val_images: int | None = None
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_name("dataset name", self.name, get_args(DatasetName))
+        for name in ("side_px", "train_images", "val_images"):
+            value = getattr(self, name)
+            if value is not None:
+                check_integer(name, value, lowest=1)
+        if self.name == "folder" and self.side_px is None:
+            raise InputError("dataset 'folder' needs side_px, the full side of its images in pixels")
+        if self.name != "folder" and self.side_px is not None:
+            raise InputError(f"side_px is {self.side_px}, but only dataset 'folder' takes it: '{self.name}' has a side of its own")
+
+    @property
+    def full_px(self) -> int:
+        """Full side of the images in pixels."""
+        return DATASET_SIDE_PX[self.name] if self.side_px is None else self.side_px
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """One training run.
+
+    model: a network of trainers.models, a torchvision classifier, or the user's `module:factory`.
+    batch_size: images a step. lr: peak of the learning-rate curve. weight_decay: on weights of convolutions and linear layers only.
+    momentum: of SGD (Nesterov); AdamW keeps its defaults. label_smoothing: share in [0, 1).
+    augment: any of crop (shift by up to an eighth of the side), flip, cutout (a square of a quarter of the side).
+    precision: bf16 is autocast on CUDA only. seed: of initial weights, order, augmentation and stochastic schedules.
+    device: `auto` takes CUDA where there is one. threads: CPU threads of torch; None leaves torch's own choice.
+    checkpoint: file written atomically after every epoch and resumed from; None writes nothing.
+    """
+
+    model: str
+    data: DataConfig
+    schedule: Schedule = field(default_factory=Schedule)
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: Optimizer = "sgd"
+    lr: float = 0.2
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    lr_curve: LrCurve = "one_cycle"
+    label_smoothing: float = 0.0
+    augment: tuple[Augmentation, ...] = ()
+    precision: Precision = "fp32"
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        check_name("optimizer", self.optimizer, get_args(Optimizer))
+        check_name("lr_curve", self.lr_curve, get_args(LrCurve))
+        check_name("precision", self.precision, get_args(Precision))
+        for augmentation in self.augment:
+            check_name("augment", augmentation, get_args(Augmentation))
+        for name in ("epochs", "batch_size"):
+            check_integer(name, getattr(self, name), lowest=1)
+        check_number("lr", self.lr, above=0)
+        check_number("weight_decay", self.weight_decay)
+        check_number("momentum", self.momentum, high=1)
+        check_number("label_smoothing", self.label_smoothing, high=1)
+        check_integer("seed", self.seed, lowest=0)

@@ -1,0 +1,108 @@
+"""What each kind of step costs, and what a plan therefore costs before it is trained: exact arithmetic on a calibrated table.
+
+Wall time under load says more about the neighbours than about the schedule (arXiv 2209.06018 measured slowdowns of several times), so
+steps are timed once, in a quiet window (trainers/calibration.py), and plans are priced. Our own choice. Knows no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final
+
+from trainers.errors import InputError
+from trainers.schedule import Step
+
+# A kind of step is known well enough when the 95 % interval of its relative cost is at most this wide, as a share of the cost.
+MAX_INTERVAL_FRAC: Final = 0.03
+# Share of the cores that others may use during a calibration. Idle services of an ordinary machine stay below it.
+MAX_OTHERS_FRAC: Final = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """Cost of one kind of step over a full step of the plain network: median and the ends of its 95 % interval."""
+
+    relative: float
+    low: float
+    high: float
+
+    @property
+    def interval_frac(self) -> float:
+        return (self.high - self.low) / self.relative
+
+    @classmethod
+    def of(cls, ratios: Sequence[float]) -> StepCost:
+        """Median with its distribution-free 95 % interval: order statistics around the middle (binomial, normal approximation)."""
+        order = sorted(ratios)
+        half_width = 0.98 * len(order) ** 0.5
+        low = max(0, round(len(order) / 2 - half_width) - 1)
+        high = min(len(order) - 1, round(len(order) / 2 + half_width))
+        return cls(median(order), order[low], order[high])
+
+
+@dataclass(frozen=True, slots=True)
+class CostTable:
+    """Calibrated costs of the kinds of step of one network on one device.
+
+    conditions: model, sides, batch, precision, device, threads and versions, under which the figures hold. full_ms: median milliseconds of
+    a full step (forward, backward, optimizer). others_frac: share of the cores that other processes used meanwhile, None if unknown.
+    """
+
+    conditions: dict[str, Any]
+    full_ms: float
+    costs: dict[Step, StepCost]
+    rounds: int
+    others_frac: float | None
+
+    def price(self, counts: Mapping[Step, int]) -> float:
+        """Cost of a plan in full steps of the plain network."""
+        return sum(count * self.costs[step].relative for step, count in counts.items())
+
+    def seconds(self, counts: Mapping[Step, int]) -> float:
+        """Predicted training seconds of a plan on this device, alone."""
+        return self.price(counts) * self.full_ms / 1000
+
+    def relative_time(self, counts: Mapping[Step, int], baseline_steps: int) -> float:
+        """Cost of a plan over that of `baseline_steps` full steps: exact, equal for equal plans, known before training."""
+        return self.price(counts) / baseline_steps
+
+    def reason_to_doubt(self) -> str | None:
+        """Why these figures should not be trusted, in words; None if they can be."""
+        if self.others_frac is not None and self.others_frac > MAX_OTHERS_FRAC:
+            return f"other processes used {self.others_frac:.0%} of this machine's cores (at most {MAX_OTHERS_FRAC:.0%} may be)"
+        step, cost = max(self.costs.items(), key=lambda item: item[1].interval_frac)
+        if cost.interval_frac > MAX_INTERVAL_FRAC:
+            return (
+                f"the cost of a {step.side_px} px {step.kernel}-kernel step is known only to {cost.interval_frac:.1%} "
+                f"(at most {MAX_INTERVAL_FRAC:.0%} is asked for) after {self.rounds} rounds"
+            )
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; kinds of step become "<side>/<kernel>"."""
+        costs = {step_name(step): dataclasses.asdict(cost) for step, cost in sorted(self.costs.items())}
+        return {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "costs": costs}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> CostTable:
+        """What `to_dict` gave."""
+        costs = {parse_step(name): StepCost(**cost) for name, cost in content["costs"].items()}
+        return cls(**{**content, "costs": costs})
+
+
+def step_name(step: Step) -> str:
+    """ "<side>/<kernel>", as cost tables and counts are stored."""
+    return f"{step.side_px}/{step.kernel}"
+
+
+def parse_step(name: str) -> Step:
+    """The step that `step_name` named."""
+    side, _, kernel = name.partition("/")
+    if kernel == "full":
+        return Step(int(side), "full")
+    if kernel == "pooled":
+        return Step(int(side), "pooled")
+    raise InputError(f"step kind is '{name}', it must be <side in pixels>/full or <side in pixels>/pooled")

@@ -1,0 +1,166 @@
+"""The command line. Declares commands and exit codes only; what they do is loaded when they run, so that --help answers at once.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from trainers.errors import DownsampleTunerError, InputError
+
+app = typer.Typer(
+    name="tuner",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Finds the downsampling schedule that trains your convolutional network in the least time at the same accuracy.",
+)
+
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or a study file (built-in ones too) whose name is meant.")]
+Storage = Annotated[
+    str | None,
+    typer.Option("--storage", metavar="URL", help="Database; else TUNER_STORAGE, else the study file's, else sqlite:///tuner.db."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
+Address = Annotated[
+    str | None, typer.Option("--address", metavar="ADDR", envvar="RAY_ADDRESS", help="Ray cluster to use; by default one is started here.")
+]
+AcceptNoisy = Annotated[
+    bool, typer.Option("--accept-noisy-timing", help="Go on although step times could not be measured well: times are worth less then.")
+]
+
+
+@app.command()
+def launch(
+    study: Study,
+    storage: Storage = None,
+    trials: Annotated[int | None, typer.Option(min=1, metavar="N", help="Finished trials in all, rivals included.")] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Ends this launch, as in 2h or 90m.")] = None,
+    address: Address = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key of the study file.")] = None,
+    accept_noisy_timing: AcceptNoisy = False,
+) -> None:
+    """Runs a study, or continues it where it was left."""
+    from tuner.commands import launch_study
+
+    launch_study(study, storage, trials, timeout, address, overrides or [], accept_noisy_timing)
+
+
+@app.command()
+def status(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]")] = None, storage: Storage = None, as_json: AsJson = False
+) -> None:
+    """What a study has done so far, or all studies of a database."""
+    from tuner.commands import show_status
+
+    show_status(study, storage, as_json)
+
+
+@app.command()
+def export(
+    study: Study,
+    storage: Storage = None,
+    export_format: Annotated[str, typer.Option("--format", help="table, csv, json, html, png, svg or schedules.")] = "table",
+    out: Annotated[str | None, typer.Option(metavar="PATH", help="File (folder for schedules) to write.")] = None,
+) -> None:
+    """The front of a study as a table, data, a picture or schedule files."""
+    from tuner.commands import export_front
+
+    export_front(study, storage, export_format, out)
+
+
+@app.command()
+def best(
+    study: Study,
+    storage: Storage = None,
+    max_drop: Annotated[float | None, typer.Option(help="Fastest that loses at most this share of accuracy against the baseline.")] = None,
+    max_time: Annotated[float | None, typer.Option(help="Most accurate within this share of the baseline's time.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="Where the front bends.")] = False,
+    out: Annotated[str | None, typer.Option(metavar="PATH", help="Writes its schedule file.")] = None,
+) -> None:
+    """The one trial to take from a study."""
+    from tuner.commands import show_best
+
+    show_best(study, storage, max_drop, max_time, knee, out)
+
+
+@app.command()
+def stop(study: Study, storage: Storage = None) -> None:
+    """Asks the launches of a study to end; what they train goes on at the next launch."""
+    from tuner.commands import stop_study
+
+    stop_study(study, storage)
+
+
+@app.command()
+def dashboard(
+    study: Study,
+    storage: Storage = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
+) -> None:
+    """Shows a study in the Optuna dashboard, with its front and schedules attached."""
+    from tuner.dashboard import serve
+
+    serve(study, storage, host, port)
+
+
+@app.command()
+def train(
+    study: Annotated[str | None, typer.Option(metavar="STUDY", help="Where network, data and training come from.")] = None,
+    trial: Annotated[int | None, typer.Option(min=0, metavar="N", help="Trains as this trial of the study did.")] = None,
+    schedule: Annotated[str | None, typer.Option(metavar="FILE", help="Trains with this schedule file.")] = None,
+    storage: Storage = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Default: the trial's.")] = None,
+    out: Annotated[str, typer.Option(metavar="PATH", help="Weights; they load into the plain network.")] = "weights.pt",
+) -> None:
+    """Trains with a found schedule, opens the test split and writes the weights."""
+    from tuner.train import train_once
+
+    train_once(study, trial, schedule, storage, seed, out)
+
+
+@app.command()
+def confirm(
+    study: Study,
+    storage: Storage = None,
+    seeds: Annotated[int, typer.Option(min=2, metavar="N", help="Fresh seeds for each point.")] = 5,
+    address: Address = None,
+    accept_noisy_timing: AcceptNoisy = False,
+    as_json: AsJson = False,
+) -> None:
+    """Trains the front and its rivals again with fresh seeds, test split opened, and names the points that were there by luck."""
+    from tuner.confirm import confirm_front
+
+    confirm_front(study, storage, seeds, address, accept_noisy_timing, as_json)
+
+
+@app.command()
+def delete(
+    study: Study, storage: Storage = None, yes: Annotated[bool, typer.Option("--yes", help="Needed: nothing brings it back.")] = False
+) -> None:
+    """Deletes a study and all its trials."""
+    from tuner.commands import delete_study
+
+    delete_study(study, storage, yes)
+
+
+def main() -> None:
+    """The `tuner` script: runs a command and turns errors into one sentence and an exit code."""
+    try:
+        app()
+    except InputError as error:
+        _leave(error, 2)
+    except DownsampleTunerError as error:
+        _leave(error, 1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _leave(error: Exception, code: int) -> None:
+    print(f"tuner: {error}", file=sys.stderr)
+    sys.exit(code)

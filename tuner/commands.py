@@ -1,0 +1,202 @@
+"""What the commands do that read or write one study: each function is a command of tuner.cli."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, cast, get_args
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from studies.files import load_study, names_file, study_name
+from studies.spec import parse_duration
+from trainers.checks import check_name
+from trainers.errors import InputError, RunError
+from tuner.best import best_for_drop, best_for_time, knee
+from tuner.describe import describe_schedule, describe_share, describe_training, describe_value
+from tuner.dispatcher import STOP_REQUEST
+from tuner.export import DEFAULT_PATHS, Format, front_table, render, save_schedule, write_export
+from tuner.front import ACCURACY, TIME, StudyFront, hypervolume, measured
+from tuner.results import stored_spec, study_front
+from tuner.storage import open_storage, resolve_url
+from tuner.store import StudyStore
+from tuner.trials import CompletedTrial
+
+
+def launch_study(
+    reference: str,
+    storage: str | None,
+    trials: int | None,
+    timeout: str | None,
+    address: str | None,
+    overrides: Sequence[str],
+    accept_noisy_timing: bool,
+) -> None:
+    """`tuner launch`."""
+    from tuner.launch import INTERRUPTED, LaunchOptions, launch
+
+    console = Console()
+    spec = load_study(reference, overrides)
+    wanted = spec.budget.trials if trials is None else trials
+    timeout_s = spec.budget.timeout_s if timeout is None else parse_duration(timeout)
+    store = StudyStore.create_or_continue(open_storage(resolve_url(storage, spec.storage)), spec)
+    already = store.finished_count()
+    if already >= wanted:
+        console.print(f"study '{spec.name}' has {already} finished trials and {wanted} are asked for: nothing to do")
+        return
+    if already:
+        console.print(f"study '{spec.name}' goes on from {already} finished trials")
+    options = LaunchOptions(trials=wanted, timeout_s=timeout_s, address=address, accept_noisy_timing=accept_noisy_timing)
+    outcome = launch(store, spec, options, console)
+    results = study_front(store)
+    if results.completed:
+        console.print(front_table(results))
+    console.print(f"{outcome.finished} of {wanted} trials are finished")
+    if outcome.stop_reason is not None:
+        console.print(f"stopped, because {outcome.stop_reason}; give the same command again to go on")
+        sys.exit(130 if outcome.stop_reason == INTERRUPTED else 0)
+
+
+def show_status(reference: str | None, storage: str | None, as_json: bool) -> None:
+    """`tuner status`."""
+    console = Console()
+    if reference is None:
+        opened = open_storage(resolve_url(storage, None))
+        found = [_status(StudyStore.load(opened, name)) for name in StudyStore.names(opened)]
+    else:
+        found = [_status(open_study(reference, storage))]
+    if as_json:
+        print(json.dumps(found if reference is None else found[0], indent=2, allow_nan=False))
+    elif reference is None:
+        console.print(_studies_table(found))
+    else:
+        _print_status(found[0], console)
+
+
+def export_front(reference: str, storage: str | None, export_format: str, out: str | None) -> None:
+    """`tuner export`."""
+    check_name("--format", export_format, get_args(Format))
+    chosen = cast("Format", export_format)
+    results = study_front(open_study(reference, storage))
+    if not results.completed:
+        raise RunError(f"study '{results.study}' has no completed trial yet, so it has no front")
+    path = out or DEFAULT_PATHS.get(chosen)
+    if path is not None:
+        for written in write_export(results, chosen, path):
+            print(written)
+    elif chosen == "table":
+        Console().print(front_table(results))
+    else:
+        sys.stdout.write(str(render(results, chosen)))
+
+
+def show_best(
+    reference: str, storage: str | None, max_drop: float | None, max_time: float | None, take_knee: bool, out: str | None
+) -> None:
+    """`tuner best`."""
+    if (max_drop is not None) + (max_time is not None) + take_knee != 1:
+        raise InputError("tuner best needs exactly one of --max-drop, --max-time and --knee")
+    results = study_front(open_study(reference, storage))
+    if not results.completed:
+        raise RunError(f"study '{results.study}' has no completed trial yet, so it has no best one")
+    if max_drop is not None:
+        chosen = best_for_drop(results.completed, max_drop)
+    elif max_time is not None:
+        chosen = best_for_time(results.completed, max_time)
+    else:
+        chosen = knee(results.completed)
+    print(best_sentence(chosen, results))
+    if out is not None:
+        print(save_schedule(chosen, results, out))
+
+
+def best_sentence(chosen: CompletedTrial, results: StudyFront) -> str:
+    """A trial in one sentence: its time and accuracy against the baseline's and against full resolution, and how it trains."""
+    time_frac, accuracy = measured(chosen, TIME), measured(chosen, ACCURACY)
+    baseline = results.baseline
+    reached = measured(baseline, ACCURACY) if baseline else None
+    words = f"trial {chosen.number}: {describe_schedule(chosen.params)}; {describe_training(chosen.params)}"
+    if time_frac is not None:
+        words += f"; {describe_value(TIME, time_frac)} of the baseline's time"
+    if accuracy is not None:
+        words += f" at {describe_value(ACCURACY, accuracy)} accuracy"
+        words += f" ({100 * (accuracy - reached):+.2f} points)" if reached is not None else ""
+    saved = results.time_saved(chosen)
+    rival = "no full-resolution trial is as accurate"
+    if saved is not None:
+        rival = f"{describe_share(saved)} less time than full resolution needs for it"
+    return f"{words}; {rival}; one seed on the validation split, not confirmed"
+
+
+def stop_study(reference: str, storage: str | None) -> None:
+    """`tuner stop`."""
+    store = open_study(reference, storage)
+    running = store.trials().running
+    store.set_attr(STOP_REQUEST, time.time())
+    if running:
+        print(f"asked the launch of '{store.name}' to end; its {len(running)} running trials go on at the next launch")
+    else:
+        print(f"nothing of study '{store.name}' is running")
+
+
+def delete_study(reference: str, storage: str | None, yes: bool) -> None:
+    """`tuner delete`."""
+    store = open_study(reference, storage)
+    trials = store.trials()
+    if trials.running:
+        raise InputError(f"study '{store.name}' has {len(trials.running)} running trials, so it can't be deleted: give tuner stop first")
+    if not yes:
+        raise InputError(f"study '{store.name}' has {trials.finished} finished trials, which nothing brings back: give --yes to delete it")
+    StudyStore.delete(store.storage, store.name)
+    print(f"deleted study '{store.name}' with {trials.finished} finished trials")
+
+
+def open_study(reference: str, storage: str | None) -> StudyStore:
+    """The stored study that a command means."""
+    in_file = load_study(reference).storage if names_file(reference) else None
+    return StudyStore.load(open_storage(resolve_url(storage, in_file)), study_name(reference))
+
+
+def _status(store: StudyStore) -> dict[str, Any]:
+    trials = store.trials()
+    results = study_front(store)
+    return {
+        "study": store.name,
+        "wanted": stored_spec(store).budget.trials,
+        "completed": len(trials.completed),
+        "pruned": trials.pruned,
+        "running": [{"number": trial.number, "attempt": trial.attempt, "owner": trial.owner} for trial in trials.running],
+        "failed": [{"number": trial.number, "kind": trial.kind, "reason": trial.reason} for trial in trials.failed],
+        "front": [trial.number for trial in results.front],
+        "hypervolume": hypervolume(results.completed, results.objectives),
+    }
+
+
+def _print_status(found: dict[str, Any], console: Console) -> None:
+    console.print(
+        f"study '{found['study']}': {found['completed']} completed, {found['pruned']} stopped early, {len(found['running'])} running, "
+        f"{len(found['failed'])} failed attempts; the study file asks for {found['wanted']}"
+    )
+    volume = found["hypervolume"]
+    if found["front"]:
+        numbers = ", ".join(map(str, found["front"]))
+        console.print(f"{len(found['front'])} trials on the front: {numbers}" + ("" if volume is None else f"; hypervolume {volume:.4f}"))
+    for trial in found["running"]:
+        owner = trial["owner"]
+        console.print(Text(f"trial {trial['number']} is trained by process {owner.get('pid')} on {owner.get('host')}"))
+    for trial in found["failed"]:
+        console.print(Text(f"trial {trial['number']} failed ({trial['kind']}): {trial['reason']}"))
+
+
+def _studies_table(found: Sequence[dict[str, Any]]) -> Table:
+    table = Table()
+    for heading in ("study", "completed", "stopped early", "running", "failed attempts", "on the front"):
+        table.add_column(heading, justify="left" if heading == "study" else "right")
+    for one in found:
+        counts = (one["completed"], one["pruned"], len(one["running"]), len(one["failed"]), len(one["front"]))
+        table.add_row(Text(one["study"]), *map(str, counts))
+    return table

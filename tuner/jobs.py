@@ -1,0 +1,46 @@
+"""What travels between the driver and a worker: one job there, reports back. Plain values, so that Ray pickles no connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from trainers.config import TrainConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One trial to be trained. number: the trial's in the study. open_test: also measure the test split (only to confirm)."""
+
+    number: int
+    config: TrainConfig
+    open_test: bool = False
+
+    def __str__(self) -> str:
+        return f"trial {self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class EpochDone:
+    """A worker's report between two epochs."""
+
+    epoch: int
+    val_accuracy: float
+    train_loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrialDone:
+    """A worker's last report: what was measured, as JSON-ready values (see tuner.trials.CompletedTrial)."""
+
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialFailed:
+    """A worker's last report when the training can't go on: one sentence that says why."""
+
+    reason: str
+
+
+Report = EpochDone | TrialDone | TrialFailed

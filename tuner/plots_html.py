@@ -1,0 +1,149 @@
+"""The pictures of a study in the browser, drawn with plotly, and one page with all of them that opens without a network."""
+
+from __future__ import annotations
+
+import html
+from typing import Any, Final
+
+import plotly.graph_objects as go
+
+from tuner.describe import describe_schedule, describe_share, describe_training, describe_value, quantity
+from tuner.front import StudyFront
+from tuner.plots import BLACK, PICTURED_STEPS, SIDE_COLOURS, FrontPicture, SchedulesPicture, Series, front_picture, schedules_picture
+from tuner.trials import CompletedTrial
+
+_PAGE: Final = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 14px/1.45 system-ui, sans-serif; color: #222; max-width: 1150px; margin: 24px auto; padding: 0 16px; }}
+h1 {{ font-size: 22px; margin-bottom: 4px; }}
+p {{ color: #555; margin-top: 0; }}
+table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 5px 10px; border-bottom: 1px solid #ddd; text-align: left; }}
+th {{ border-bottom: 2px solid #888; }}
+td.number {{ text-align: right; white-space: nowrap; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>{summary}</p>
+{front}
+{schedules}
+<h2>The front</h2>
+{table}
+<p>Time saved: against the fastest full-resolution trial of the study that is at least as accurate; a dash where none is.</p>
+</body>
+</html>
+"""
+
+
+def front_html(results: StudyFront) -> str:
+    """One HTML page that needs no network: the front, its schedules and a table."""
+    options = {"full_html": False, "config": {"displaylogo": False, "responsive": True}}
+    # The script of plotly itself, 5 MB, goes into the page once.
+    figure = front_figure(results).to_html(include_plotlyjs=True, div_id="front", **options)
+    strips = schedules_figure(results).to_html(include_plotlyjs=False, div_id="schedules", **options)
+    summary = f"{len(results.completed)} completed trials of {results.model}, {len(results.front)} on the front."
+    return _PAGE.format(
+        title=html.escape(results.study), summary=html.escape(summary), front=figure, schedules=strips, table=_table(results)
+    )
+
+
+def front_figure(results: StudyFront) -> go.Figure:
+    """Objectives of every trial with the front and the front of the full-resolution trials, as a plotly figure."""
+    picture: FrontPicture = front_picture(results)
+    figure = go.Figure([_trace(series) for series in picture.series])
+    figure.update_layout(
+        template="plotly_white",
+        title=_text(picture.title),
+        height=560,
+        hovermode="closest",
+        legend={"orientation": "h", "y": -0.14, "yanchor": "top"},
+        xaxis={"title": _text(picture.x_label), "zeroline": False},
+        yaxis={"title": _text(picture.y_label), "zeroline": False},
+    )
+    for series in picture.series:
+        if series.marker == "star":
+            figure.add_annotation(x=series.x[0], y=series.y[0], text=series.label, showarrow=False, yshift=17)
+    return figure
+
+
+def schedules_figure(results: StudyFront) -> go.Figure:
+    """One strip a front point: the side of each step's input over its training, pooled steps underlined, as a plotly figure."""
+    picture: SchedulesPicture = schedules_picture(results)
+    rows = list(range(len(picture.labels)))
+    progress = [100 * (step + 0.5) / PICTURED_STEPS for step in range(PICTURED_STEPS)]
+    heatmap = go.Heatmap(
+        z=picture.sides.tolist(),
+        x=progress,
+        y=rows,
+        zmin=0,
+        zmax=1,
+        colorscale=SIDE_COLOURS,
+        ygap=14,
+        colorbar={"title": "side of the input,<br>share of full", "len": 180, "lenmode": "pixels", "y": 1, "yanchor": "top"},
+        hovertemplate="at %{x:.0f} %: side %{z:.3g}<extra></extra>",
+    )
+    figure = go.Figure([heatmap, *_pooled_marks(picture, progress)])
+    figure.update_layout(
+        template="plotly_white",
+        title=_text(picture.title),
+        height=250 + 50 * len(rows),
+        margin={"t": 80, "b": 60},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        xaxis={"title": "progress of the training, %", "range": [0, 100]},
+        yaxis={
+            "tickvals": rows,
+            "ticktext": [f"{_text(label)}<br>{_text(words)}" for label, words in zip(picture.labels, picture.words, strict=True)],
+            "range": [len(rows) - 0.5, -0.5],
+            "showgrid": False,
+            "automargin": True,
+        },
+    )
+    return figure
+
+
+def _trace(series: Series) -> go.Scatter:
+    style: dict[str, Any] = {"x": series.x, "y": series.y, "name": _text(series.label)}
+    if series.marker is None:
+        line = {"color": series.colour, "width": 2, "dash": "dash" if series.dashed else "solid"}
+        return go.Scatter(mode="lines", line=line, hoverinfo="skip", **style)
+    symbol = series.marker if series.filled else f"{series.marker}-open"
+    marker = {"color": series.colour, "size": series.size, "symbol": symbol, "line": {"width": 1.5 if not series.filled else 0}}
+    return go.Scatter(mode="markers", marker=marker, hoverinfo="text", hovertext=[_text(text) for text in series.hover], **style)
+
+
+def _pooled_marks(picture: SchedulesPicture, progress: list[float]) -> list[go.Scatter]:
+    if not picture.pooled.any():
+        return []
+    x: list[float] = []
+    y: list[float] = []
+    for row, pooled in enumerate(picture.pooled):
+        x += [progress[step] for step in range(PICTURED_STEPS) if pooled[step]]
+        y += [row + 0.45] * int(pooled.sum())
+    marker = {"symbol": "line-ns", "size": 5, "line": {"width": 1.5, "color": BLACK}}
+    return [go.Scatter(x=x, y=y, mode="markers", marker=marker, name="kernels pooled", hoverinfo="skip", showlegend=True)]
+
+
+def _table(results: StudyFront) -> str:
+    names = list(results.objectives)
+    heads = ["trial", *(quantity(name).label for name in names), "time saved", "schedule", "training"]
+    rows = "\n".join(_row(trial, results) for trial in results.front)
+    return f"<table><tr>{''.join(f'<th>{html.escape(head)}</th>' for head in heads)}</tr>\n{rows}\n</table>"
+
+
+def _row(trial: CompletedTrial, results: StudyFront) -> str:
+    values = [describe_value(name, trial.values[name]) for name in results.objectives]
+    numbers = [str(trial.number), *values, describe_share(results.time_saved(trial))]
+    words = [describe_schedule(trial.params), describe_training(trial.params)]
+    cells = [f'<td class="number">{html.escape(cell)}</td>' for cell in numbers] + [f"<td>{html.escape(cell)}</td>" for cell in words]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _text(text: str) -> str:
+    """Plain text for plotly, which reads a few HTML tags in every label."""
+    return html.escape(text, quote=False).replace("\n", "<br>")

@@ -1,0 +1,93 @@
+"""The pictures of a study as PNG and SVG files, drawn with matplotlib's object interface, so without a browser or a display."""
+
+from __future__ import annotations
+
+import io
+from typing import Final, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from tuner.front import StudyFront
+from tuner.plots import BLACK, PICTURED_STEPS, SIDE_COLOURS, FrontPicture, SchedulesPicture, Series, front_picture, schedules_picture
+
+_MARKERS: Final = {"circle": "o", "diamond": "D", "star": "*"}
+_WIDTH_IN = 10.0
+_FRONT_IN = 5.6
+_STRIP_IN = 0.5
+
+
+def front_image(results: StudyFront, image_format: Literal["png", "svg"]) -> bytes:
+    """The front above, its schedules below, as the bytes of a PNG or SVG file."""
+    buffer = io.BytesIO()
+    front_drawing(results).savefig(buffer, format=image_format, dpi=150, metadata={"Date": None} if image_format == "svg" else None)
+    return buffer.getvalue()
+
+
+def front_drawing(results: StudyFront) -> Figure:
+    """The same as a matplotlib figure."""
+    strips = schedules_picture(results)
+    strips_in = 1.3 + _STRIP_IN * max(1, len(strips.labels))
+    figure = Figure(figsize=(_WIDTH_IN, _FRONT_IN + strips_in), layout="constrained")
+    # Figures of their own, because axes of one figure share a left edge and the strips' labels are long.
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[_FRONT_IN, strips_in], hspace=0.03)
+    above, below = parts[:, 0]
+    _draw_front(above.subplots(), front_picture(results))
+    _draw_strips(below, below.subplots(), strips)
+    return figure
+
+
+def _draw_front(axes: Axes, picture: FrontPicture) -> None:
+    for series in picture.series:
+        _draw_series(axes, series)
+    axes.set_title(picture.title, loc="left", parse_math=False)
+    axes.set_xlabel(picture.x_label, parse_math=False)
+    axes.set_ylabel(picture.y_label, parse_math=False)
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    axes.margins(y=0.1)
+    axes.spines[["top", "right"]].set_visible(False)
+    if picture.series:
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=3, frameon=False, fontsize=9)
+
+
+def _draw_series(axes: Axes, series: Series) -> None:
+    if series.marker is None:
+        axes.plot(series.x, series.y, color=series.colour, linewidth=1.8, linestyle="--" if series.dashed else "-", label=series.label)
+        return
+    axes.plot(
+        series.x,
+        series.y,
+        linestyle="none",
+        marker=_MARKERS[series.marker],
+        markersize=series.size * 0.8,
+        color=series.colour,
+        markerfacecolor=series.colour if series.filled else "white",
+        label=series.label,
+    )
+    if series.marker == "star":
+        axes.annotate(series.label, (series.x[0], series.y[0]), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=9)
+
+
+def _draw_strips(figure: SubFigure, axes: Axes, picture: SchedulesPicture) -> None:
+    rows = range(len(picture.labels))
+    axes.set_title(picture.title, loc="left", parse_math=False)
+    axes.set_xlabel("progress of the training, %")
+    axes.set_xlim(0, 100)
+    axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
+    axes.set_yticks(list(rows), [f"{label}\n{words}" for label, words in zip(picture.labels, picture.words, strict=True)])
+    for tick in axes.get_yticklabels():
+        tick.set(fontsize=8, parse_math=False)
+    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    edges = np.linspace(0, 100, PICTURED_STEPS + 1)
+    for row in rows:
+        strip = axes.pcolormesh(edges, [row - 0.38, row + 0.28], picture.sides[row : row + 1], cmap=SIDE_COLOURS, vmin=0, vmax=1)
+        strip.set_rasterized(True)
+    row_of, step_of = np.nonzero(picture.pooled)
+    if len(row_of):
+        axes.vlines(edges[step_of], row_of + 0.30, row_of + 0.42, color=BLACK, linewidth=0.8, label="kernels pooled")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize=9)
+    if len(rows):
+        figure.colorbar(strip, ax=axes, label="side of the input,\nshare of full", pad=0.01, shrink=min(1.0, 3 / len(rows)), anchor=(0, 1))

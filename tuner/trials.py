@@ -1,0 +1,82 @@
+"""What a trial is once it is read back: plain frozen values that fronts, exports and plots work on. Knows neither Optuna nor Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+# Marks of trials that never take a reduced step. `baseline` is the study's full training, `shorter` its shorter full-resolution start
+# points, `full` a full-resolution trial that the sampler chose. None marks a trial with reduced steps.
+Rival = Literal["baseline", "shorter", "full"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletedTrial:
+    """A training that ran to its end and was told. Anything else can't be a point of a front, so it is no CompletedTrial.
+
+    params: every field of the search space. values: objective name -> finite value.
+    curve: validation accuracy after each epoch, shares in [0, 1]. counts: "<side>/<kernel>" -> steps.
+    seconds: train, data, evaluation, checkpoint. observed_over_calibrated: training seconds over the calibrated price of the plan.
+    """
+
+    number: int
+    root: int
+    attempt: int
+    params: dict[str, Any]
+    values: dict[str, float]
+    rival: Rival | None
+    seed: int
+    curve: list[float]
+    counts: dict[str, int]
+    seconds: dict[str, float]
+    observed_over_calibrated: float | None
+    test_accuracy: float | None
+    device: str
+    versions: dict[str, str]
+    commit: str
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedTrial:
+    """A trial that ended without a result.
+
+    seed: None where it derives from the root trial's number. kind: `interrupted` (its driver or user stopped it), `lost` (its worker
+    died) or `error`.
+    """
+
+    number: int
+    root: int
+    attempt: int
+    params: dict[str, Any]
+    rival: Rival | None
+    seed: int | None
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningTrial:
+    """A trial that some driver answers for. owner: host, boot_id, pid, started (the process's start time)."""
+
+    number: int
+    root: int
+    attempt: int
+    params: dict[str, Any]
+    rival: Rival | None
+    seed: int | None
+    owner: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyTrials:
+    """All trials of a study by what became of them. finished = completed + pruned, the number a budget counts."""
+
+    completed: list[CompletedTrial]
+    pruned: int
+    failed: list[FailedTrial]
+    running: list[RunningTrial]
+
+    @property
+    def finished(self) -> int:
+        return len(self.completed) + self.pruned
