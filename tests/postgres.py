@@ -135,7 +135,8 @@ class PostgresServer:
         return self._folder / "log"
 
     def _started(self) -> subprocess.Popen[bytes]:
-        settings = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "60"}
+        # Not synchronous_commit, too: what was committed must outlive `kill`.
+        settings = {"fsync": "off", "full_page_writes": "off", "max_connections": "60"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         arguments = [_binary("postgres"), "-D", self._data, "-k", str(self._folder), "-h", "127.0.0.1", "-p", str(self.port), *options]
         with self._log.open("ab") as log:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.server
+import pickle
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +71,30 @@ def test_fashion_mnist_is_downloaded_and_gets_three_equal_channels(tmp_path: Pat
     assert [entry.name for entry in Path(config.root).iterdir()] == ["FashionMNIST"]
 
 
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_torchvisions_own_cifar_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    source, key = {"cifar10": (datasets.CIFAR10, "labels"), "cifar100": (datasets.CIFAR100, "fine_labels")}[name]
+    files = tmp_path / source.base_folder
+    files.mkdir()
+    pixels = np.random.default_rng(3).integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
+
+    def write(file: str, content: dict[str, Any]) -> str:
+        packed = pickle.dumps(content)
+        (files / file).write_bytes(packed)
+        return hashlib.md5(packed).hexdigest()
+
+    # As in the original release: red, green and blue planes one after the other in each row.
+    monkeypatch.setattr(source, "train_list", [["batch", write("batch", {"data": pixels[:4].reshape(4, -1), key: [0, 1, 0, 1]})]])
+    monkeypatch.setattr(source, "test_list", [["test", write("test", {"data": pixels[4:].reshape(2, -1), key: [0, 1]})]])
+    md5 = write("names", {"names": ["cat", "ship"]})
+    monkeypatch.setattr(source, "meta", {"filename": "names", "key": "names", "md5": md5})
+    config = DataConfig(name=name, root=str(tmp_path), val_images=2)
+    data = load_data(config, CPU)
+    assert set(fingerprints(torch.cat([data.train.images, data.val.images]))) == {image.tobytes() for image in pixels[:4]}
+    assert np.array_equal(load_test(config, CPU).images.numpy(), pixels[4:])
+    assert data.class_names == ("cat", "ship")
+
+
 def test_impossible_download_says_where_it_looked_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [f"{(tmp_path / 'nowhere').as_uri()}/"])
     with pytest.raises(InputError) as caught:
@@ -79,6 +105,7 @@ def test_impossible_download_says_where_it_looked_and_what_to_do(tmp_path: Path,
         f"dataset 'fashion_mnist' is neither in image folders {tmp_path}/fashion_mnist/train/<class>/ and /test/<class>/"
     )
     assert f"nor in torchvision's {tmp_path}/FashionMNIST, and cannot be downloaded (Error downloading train-images" in message
+    assert not list(tmp_path.iterdir()), "half a download must not be found by the next worker"
     assert f"run torchvision.datasets.FashionMNIST('{tmp_path}', download=True) where there is a network and copy what it made" in message
 
 

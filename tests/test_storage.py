@@ -1,6 +1,7 @@
 """Which database is meant, how it is opened, what happens while it is away, and that no password gets out."""
 
 import multiprocessing
+import os
 import pickle
 import random
 import threading
@@ -165,6 +166,11 @@ class TestOpening:
         study_id = first.create_new_study([1], "kept")
         assert open_storage(resolve_url(empty_storage_url, None)).get_study_id_from_name("kept") == study_id
 
+    def test_a_folder_whose_name_looks_like_a_template(self, tmp_path):
+        (tmp_path / "{a} b").mkdir()
+        open_storage(resolve_url(f"sqlite:///{tmp_path}/{{a}} b/tuner.db", None))
+        assert (tmp_path / "{a} b" / "tuner.db").exists()
+
     def test_several_first_drivers_at_once(self, empty_storage_url):
         barrier, outcomes = PROCESSES.Barrier(4), PROCESSES.Queue()
         drivers = [PROCESSES.Process(target=_open_at_once, args=(empty_storage_url, barrier, outcomes)) for _ in range(4)]
@@ -262,8 +268,6 @@ class TestSecrets:
 
     def check(self, storage):
         """The environment forgets the password, later connections still have it, and nothing shows or pickles it."""
-        import os
-
         forget_secrets()
         assert not {"TUNER_STORAGE", "PGPASSWORD"} & os.environ.keys()
         storage.engine.dispose()

@@ -1,0 +1,172 @@
+"""Real launches: Ray on this machine, real trainings, a real PostgreSQL; killed, interrupted, stopped and continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filled import TINY
+from postgres import missing_binaries, postgres_server
+from yaml import safe_dump
+
+from tuner.storage import open_storage, resolve_url
+from tuner.store import StudyStore
+
+TUNER = Path(sys.executable).parent / "tuner"
+PASSWORD = "wrench-0f-secrets"
+PATIENCE_S = 150
+# Long enough that a kill lands inside a training, short enough for a test: some seconds a full training.
+KILLED = TINY | {"name": "killed", "dataset": {"name": "digits", "train_images": 640, "val_images": 60}}
+
+
+@pytest.fixture
+def place(tmp_path):
+    for study in (TINY, KILLED):
+        (tmp_path / f"{study['name']}.yaml").write_text(safe_dump(study))
+    return tmp_path
+
+
+def start(*arguments, cwd, **environment):
+    return subprocess.Popen(
+        [TUNER, *map(str, arguments), "--accept-noisy-timing"],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(process):
+    try:
+        output, _ = process.communicate(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return output
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        if process.poll() is not None:
+            pytest.fail(f"the launch ended early: {process.stdout.read()}")
+        time.sleep(0.2)
+    pytest.fail("waited in vain")
+
+
+def stored(url, name):
+    return StudyStore.load(open_storage(resolve_url(url, None)), name)
+
+
+def test_a_launch_killed_in_the_middle_goes_on_where_it_was(place, postgres_database):
+    process = start("launch", "killed.yaml", "--storage", postgres_database, "--trials", 6, cwd=place)
+    wait_for(lambda: "killed" in StudyStore.names(open_storage(postgres_database)), process)
+    store = stored(postgres_database, "killed")
+    checkpoints = lambda: list(place.glob("runs/*/checkpoints/*.pt"))  # noqa: E731
+    wait_for(lambda: store.finished_count() >= 2 and store.trials().running and checkpoints(), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = store.trials()
+    finished_before = {trial.number: trial.values for trial in before.completed}
+    assert before.running, "the kill came too late to prove anything"
+
+    again = start("launch", "killed.yaml", "--storage", postgres_database, "--trials", 6, cwd=place)
+    assert "6 of 6 trials are finished" in ended(again)
+    assert again.returncode == 0
+    after = store.trials()
+    assert len(after.completed) == 6
+    assert after.running == []
+    assert {trial.number: trial.values for trial in after.completed if trial.number in finished_before} == finished_before
+    roots = [trial.root for trial in after.completed]
+    assert len(set(roots)) == len(roots), "a root trial was counted twice"
+    # Every trial that was running at the kill was finished by a later attempt with the same parameters and seed.
+    for lost in before.running:
+        retried = next(trial for trial in after.completed if trial.root == lost.root)
+        assert (retried.params, retried.attempt) == (lost.params, lost.attempt + 1)
+    assert checkpoints() == [], "checkpoints of finished trials are left"
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(place):
+    url = f"sqlite:///{place / 'tuner.db'}"
+    process = start("launch", "killed.yaml", "--trials", 8, cwd=place)
+    wait_for(lambda: (place / "tuner.db").exists() and "killed" in StudyStore.names(open_storage(url)), process)
+    store = stored(url, "killed")
+    wait_for(lambda: store.finished_count() >= 1, process)
+    process.send_signal(signal.SIGINT)
+    output = ended(process)
+    assert process.returncode == 130, output
+    assert "give the same command again to go on" in output
+    assert "Traceback" not in output
+    trials = store.trials()
+    assert trials.running == []
+    assert {trial.kind for trial in trials.failed} <= {"interrupted"}
+
+
+def test_tuner_stop_ends_a_launch(place):
+    url = f"sqlite:///{place / 'tuner.db'}"
+    process = start("launch", "killed.yaml", "--trials", 8, cwd=place)
+    wait_for(lambda: (place / "tuner.db").exists() and "killed" in StudyStore.names(open_storage(url)), process)
+    store = stored(url, "killed")
+    wait_for(lambda: len(store.trials().running) >= 2, process)
+    asked = subprocess.run([TUNER, "stop", "killed"], cwd=place, capture_output=True, text=True, check=True)
+    assert "asked the launch of 'killed' to end" in asked.stdout
+    output = ended(process)
+    assert process.returncode == 0, output
+    assert "tuner stop asked for it" in output
+    assert store.trials().running == []
+
+
+def files_with(secret, folder):
+    found = subprocess.run(["grep", "-rlaF", secret, str(folder)], capture_output=True, text=True, check=False)
+    return found.stdout.split()
+
+
+def test_the_password_stays_in_the_driver(place, monkeypatch):
+    if reason := missing_binaries():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    with postgres_server(password=PASSWORD) as server:
+        server.create_database("secret_study")
+        url = server.url_of("secret_study", PASSWORD)
+        monkeypatch.setenv("TUNER_STORAGE", url)
+        temporary = place / "temporary"
+        temporary.mkdir()
+        process = start("launch", "tiny.yaml", "--trials", 4, cwd=place, TMPDIR=str(temporary), RAY_TMPDIR="/tmp")
+        storage = open_storage(resolve_url(None, None))
+        wait_for(lambda: "tiny" in StudyStore.names(storage), process)
+        store = StudyStore.load(storage, "tiny")
+        wait_for(lambda: store.trials().running, process)
+        time.sleep(1)
+        leaks = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            try:
+                command, inherited = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if PASSWORD.encode() in command:
+                leaks.append(f"command line of {command!r}")
+            # The driver itself was given it in its environment; nobody else may have it.
+            if PASSWORD.encode() in inherited and int(entry.name) != process.pid:
+                leaks.append(f"environment of {command!r}")
+        assert leaks == []
+        output = ended(process)
+        assert process.returncode == 0, output
+        assert PASSWORD not in output
+        session = Path("/tmp/ray/session_latest").resolve()
+        assert files_with(PASSWORD, place) == files_with(PASSWORD, session) == []
+        exported = subprocess.run([TUNER, "export", "tiny", "--format", "json"], cwd=place, capture_output=True, text=True, check=True)
+        front = json.loads(exported.stdout)["front"]
+        assert front
+        assert PASSWORD not in exported.stdout
+        assert all(point["counts"] and point["seconds"]["train"] > 0 and point["commit"] for point in front)
