@@ -173,8 +173,8 @@ def _first_come(make: Callable[[], RDBStorage]) -> RDBStorage:
 def _storage(url: URL) -> RDBStorage:
     if url.drivername == "sqlite":
         _prefer_wal(url)
-    # Optuna fills in {SCHEMA_VERSION}, so a brace in a password would make it fail.
-    template = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    # Optuna fills in {SCHEMA_VERSION}: SQLAlchemy writes every other brace as %7B.
+    template = url.render_as_string(hide_password=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return RDBStorage(template, _engine_options(url), heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
