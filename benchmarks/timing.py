@@ -11,11 +11,11 @@ Three questions, answered in results/timing.json and on screen:
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import median
 from typing import Any, Final
@@ -28,6 +28,7 @@ from trainers.calibration import calibrate
 from trainers.config import DataConfig
 from trainers.cost import CostTable, step_name
 from trainers.device import available_cores
+from trainers.environment import training_environment
 from trainers.errors import NoisyTimingError
 from trainers.schedule import Step
 
@@ -61,16 +62,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of a training")
     parser.add_argument("--child", action="store_true", help="one calibration, as JSON")
+    parser.add_argument("--predictions", action="store_true", help="the third part, as JSON")
     arguments = parser.parse_args()
     if arguments.child:
         _print_calibration(arguments.threads)
         return
-    alone = [_fresh_calibration(arguments.threads) for _ in range(PROCESSES)]
+    if arguments.predictions:
+        print(json.dumps(_predictions(arguments.threads)))
+        return
+    alone = [_fresh("--child", arguments.threads) for _ in range(PROCESSES)]
     _say("alone", alone)
     with _busy_threads(len(available_cores())):
-        beside = [_fresh_calibration(arguments.threads) for _ in range(PROCESSES)]
+        beside = [_fresh("--child", arguments.threads) for _ in range(PROCESSES)]
     _say(f"beside {len(available_cores())} busy threads", beside)
-    predicted = _predictions(arguments.threads)
+    predicted = _fresh("--predictions", arguments.threads)
     path = write_result(
         f"timing-{arguments.threads}-threads",
         {**provenance(torch.device("cpu")), "alone": alone, "beside_busy_threads": beside, "predicted_and_taken": predicted},
@@ -87,16 +92,16 @@ def _print_calibration(threads: int) -> None:
         print(json.dumps({"refused": str(error)}))
 
 
-def _fresh_calibration(threads: int) -> dict[str, Any]:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "-m", "benchmarks.timing", "--child", "--threads", str(threads)]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    result: dict[str, Any] = json.loads(found.stdout)
-    return result
+def _fresh(part: str, threads: int) -> Any:
+    """A part in a process of its own, started as a trial's worker is."""
+    command = [sys.executable, "-m", "benchmarks.timing", part, "--threads", str(threads)]
+    environment = {**os.environ, **training_environment(threads)}
+    found = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(found.stdout)
 
 
 @contextmanager
-def _busy_threads(count: int):
+def _busy_threads(count: int) -> Iterator[None]:
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -112,9 +117,10 @@ def _say(where: str, calibrations: list[dict[str, Any]]) -> None:
     for step in map(step_name, STEPS):
         costs = [found["costs"][step] for found in accepted]
         if costs:
-            spread = (max(costs) - min(costs)) / median(costs)
+            middle = median(costs)
+            farthest = max(abs(cost / middle - 1) for cost in costs)
             shown = ", ".join(f"{cost:.4f}" for cost in costs)
-            print(f"  {step}: {shown}; largest minus smallest over the median {spread:.1%}", flush=True)
+            print(f"  {step}: {shown}; farthest from the median {farthest:.1%}", flush=True)
     for found in calibrations:
         if "refused" in found:
             print(f"  refused: {found['refused']}", flush=True)
@@ -125,11 +131,11 @@ def _predictions(threads: int) -> list[dict[str, Any]]:
     table: CostTable = calibrate(config_of(Schedule(), threads), steps)
     found = []
     for name, schedule in SCHEDULES.items():
-        result = train(dataclasses.replace(config_of(schedule, threads)))
-        predicted_s = table.seconds(result.counts)
-        found.append({"schedule": name, "predicted_s": predicted_s, "taken_s": result.seconds["train"]})
+        result = train(config_of(schedule, threads))
+        predicted_s, taken_s = table.seconds(result.counts), result.seconds["train"]
+        found.append({"schedule": name, "predicted_s": predicted_s, "taken_s": taken_s})
         print(
-            f"{name}: predicted {predicted_s:.2f} s, took {result.seconds['train']:.2f} s, {result.seconds['train'] / predicted_s:.3f} of it"
+            f"{name}: predicted {predicted_s:.2f} s, took {taken_s:.2f} s, {taken_s / predicted_s:.3f} of it", file=sys.stderr, flush=True
         )
     return found
 

@@ -1,7 +1,7 @@
 """Times every kind of step once, in a quiet window, on a throw-away network: the only place where step times are measured.
 
-Warm-up is dropped, kinds are interleaved in random order, and each round's times are divided by that round's full step, so that a
-drifting clock cancels. When the machine is not quiet the calibration is repeated and then refused. Our own choice.
+Warm-up is dropped, kinds are interleaved in random order, and short steps are repeated until they are watched as long as a full one.
+When the machine is not quiet the calibration is repeated and then refused. Our own choice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Final
 import torch
 
 from trainers.config import TrainConfig
-from trainers.cost import MAX_INTERVAL_FRAC, CostTable, StepCost
+from trainers.cost import MAX_OTHERS_FRAC, CostTable, StepCost
 from trainers.device import available_cores, device_name, resolve_device, set_threads, versions
 from trainers.downsampling import Downsampler, check_sides, resize
 from trainers.errors import NoisyTimingError, RunError
@@ -28,11 +28,12 @@ from trainers.loop import build_training_model, training_step
 from trainers.optim import build_optimizer
 from trainers.schedule import Schedule, Step
 
-WARM_UP_ROUNDS: Final = 3
-ROUNDS: Final = 25
-MAX_ROUNDS: Final = 75
+# Where a process's tensors come to lie moves its times by a percent or two, so the network is built anew several times.
+BUILDS: Final = 4
+ROUNDS: Final = 12
+WARM_UP_STEPS: Final = 3
 ATTEMPTS: Final = 3
-# GPU kernels are launched ahead of the device, so one timed unit there is a burst long enough to hide the launch of its first step.
+# GPU kernels are launched ahead of the device: a timed unit there is long enough to hide the launch of its first step.
 CUDA_BURST: Final = 5
 _PROC_STAT: Final = Path("/proc/stat")
 
@@ -73,22 +74,23 @@ def calibration(
 ) -> Iterator[Progress | CostTable]:
     """Yields its progress and, last, the cost table.
 
-    Runs until every interval is narrow, at most MAX_ROUNDS rounds, and ATTEMPTS times in all; then NoisyTimingError says why, unless
-    `accept_noisy`. InputError if the network can't take a side.
+    Up to ATTEMPTS times, each later one with twice the rounds; then NoisyTimingError says why, unless `accept_noisy`. InputError if the
+    network can't take a side.
     """
-    kinds = frozenset(steps) | {Step(config.data.full_px, "full")}
+    full = Step(config.data.full_px, "full")
+    kinds = frozenset(steps) | {full}
     reason: str | None = None
     for attempt in range(1 if accept_noisy else ATTEMPTS):
         # Whatever disturbed the first attempt may be over in a moment.
         time.sleep(2.0 * attempt)
-        ratios, full_ms, load = _Ratios(), [], _LoadMeter()
-        for times in _timed_rounds(_StepTimer(config, kinds, num_classes), kinds):
-            full_ms.append(times[Step(config.data.full_px, "full")])
-            ratios.add(times, full_ms[-1])
-            yield Progress(len(full_ms), ROUNDS)
-            if len(full_ms) >= ROUNDS and ratios.narrow():
+        times, load = _Times(full), _LoadMeter()
+        for _ in range(BUILDS if attempt == 0 else 2 * BUILDS):
+            for one_round in _timed_rounds(_StepTimer(config, kinds, num_classes), kinds):
+                times.add(one_round)
+                yield Progress(times.rounds, BUILDS * ROUNDS)
+            if load.too_high() and not accept_noisy:
                 break
-        table = CostTable(cost_conditions(config), median(full_ms), ratios.costs(), len(full_ms), load.others_frac())
+        table = CostTable(cost_conditions(config), times.full_ms(), times.costs(), times.rounds, load.others_frac())
         reason = table.reason_to_doubt()
         if reason is None or accept_noisy:
             yield table
@@ -100,28 +102,32 @@ def _timed_rounds(timer: _StepTimer, kinds: frozenset[Step]) -> Iterator[dict[St
     """Milliseconds of one step of every kind, round by round, each round in another random order."""
     order = sorted(kinds)
     shuffle = random.Random(0).shuffle
-    for done in range(WARM_UP_ROUNDS + MAX_ROUNDS):
+    timer.warm_up()
+    for _ in range(ROUNDS):
         shuffle(order)
-        times = {step: timer.milliseconds(step) for step in order}
-        if done >= WARM_UP_ROUNDS:
-            yield times
+        yield {step: timer.milliseconds(step) for step in order}
 
 
-class _Ratios:
-    """Each kind's times over those of the same round's full step: a clock that drifts from round to round cancels."""
+class _Times:
+    """Milliseconds of each kind of step, round by round."""
 
-    def __init__(self) -> None:
-        self._ratios: defaultdict[Step, list[float]] = defaultdict(list)
+    def __init__(self, full: Step) -> None:
+        self._full = full
+        self._times: defaultdict[Step, list[float]] = defaultdict(list)
 
-    def add(self, times: Mapping[Step, float], full_ms: float) -> None:
-        for step, milliseconds in times.items():
-            self._ratios[step].append(milliseconds / full_ms)
+    def add(self, one_round: Mapping[Step, float]) -> None:
+        for step, milliseconds in one_round.items():
+            self._times[step].append(milliseconds)
+
+    @property
+    def rounds(self) -> int:
+        return len(self._times[self._full])
+
+    def full_ms(self) -> float:
+        return median(self._times[self._full])
 
     def costs(self) -> dict[Step, StepCost]:
-        return {step: StepCost.of(ratios) for step, ratios in self._ratios.items()}
-
-    def narrow(self) -> bool:
-        return all(cost.interval_frac <= MAX_INTERVAL_FRAC for cost in self.costs().values())
+        return {step: StepCost.of(times, self._times[self._full]) for step, times in self._times.items()}
 
 
 class _StepTimer:
@@ -140,16 +146,24 @@ class _StepTimer:
         self.images = torch.randn(config.batch_size, 3, side, side, device=self.device)
         self.labels = torch.randint(num_classes, (config.batch_size,), device=self.device)
         self.downsampler = Downsampler(self.model, Schedule(), total_steps=0, full_px=side)
-        self.burst = CUDA_BURST if self.device.type == "cuda" else 1
+        self.full = Step(side, "full")
+        self.bursts = dict.fromkeys(steps, CUDA_BURST if self.device.type == "cuda" else 1)
+
+    def warm_up(self) -> None:
+        """Drops the first steps, and lets cheap steps run several times a round, so that each kind is watched as long as a full step."""
+        for _ in range(WARM_UP_STEPS):
+            times = {step: self.milliseconds(step) for step in self.bursts}
+        self.bursts = {step: max(burst, round(burst * times[self.full] / times[step])) for step, burst in self.bursts.items()}
 
     def milliseconds(self, step: Step) -> float:
+        """Time of one step of this kind: forward, backward, optimizer, and the resizing of the images."""
         self._synchronize()
         started = time.perf_counter()
-        for _ in range(self.burst):
+        for _ in range(self.bursts[step]):
             with self.downsampler.run_as(step):
                 training_step(self.model, self.optimizer, resize(self.images, step.side_px), self.labels, self.config)
         self._synchronize()
-        return (time.perf_counter() - started) * 1000 / self.burst
+        return (time.perf_counter() - started) * 1000 / self.bursts[step]
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -168,6 +182,11 @@ class _LoadMeter:
             return None
         busy, own, elapsed = (after - before for before, after in zip(self._start, end, strict=True))
         return max(0.0, (busy - own) / (elapsed * len(available_cores())))
+
+    def too_high(self) -> bool:
+        """Whether this calibration can be given up already."""
+        others_frac = self.others_frac()
+        return others_frac is not None and others_frac > MAX_OTHERS_FRAC
 
     @staticmethod
     def _reading() -> tuple[float, float, float] | None:

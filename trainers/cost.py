@@ -7,40 +7,54 @@ steps are timed once, in a quiet window (trainers/calibration.py), and plans are
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean
 from typing import Any, Final
 
 from trainers.errors import InputError
 from trainers.schedule import Step
 
-# A kind of step is known well enough when the 95 % interval of its relative cost is at most this wide, as a share of the cost.
-MAX_INTERVAL_FRAC: Final = 0.03
+# A kind of step is known well enough when its relative cost lies within this share of the figure, with 95 % confidence.
+MAX_ERROR_FRAC: Final = 0.03
 # Share of the cores that others may use during a calibration. Idle services of an ordinary machine stay below it.
 MAX_OTHERS_FRAC: Final = 0.15
+_BOOTSTRAPS: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """Cost of one kind of step over a full step of the plain network: median and the ends of its 95 % interval."""
+    """Cost of one kind of step over a full step of the plain network, and the ends of its 95 % interval."""
 
     relative: float
     low: float
     high: float
 
     @property
-    def interval_frac(self) -> float:
-        return (self.high - self.low) / self.relative
+    def error_frac(self) -> float:
+        """Half the interval's width, as a share of the cost."""
+        return (self.high - self.low) / 2 / self.relative
 
     @classmethod
-    def of(cls, ratios: Sequence[float]) -> StepCost:
-        """Median with its distribution-free 95 % interval: order statistics around the middle (binomial, normal approximation)."""
-        order = sorted(ratios)
-        half_width = 0.98 * len(order) ** 0.5
-        low = max(0, round(len(order) / 2 - half_width) - 1)
-        high = min(len(order) - 1, round(len(order) / 2 + half_width))
-        return cls(median(order), order[low], order[high])
+    def of(cls, times: Sequence[float], full_times: Sequence[float]) -> StepCost:
+        """From the times of one kind and of the full step, round by round.
+
+        Disturbance only ever adds time, so the undisturbed cost is the ratio of the means of each one's fastest quarter. Of the
+        estimators tried (ratio of medians, median of ratios, quantiles) its figures lay closest together from process to process
+        (docs/LOG.md). The interval is a bootstrap over rounds.
+        """
+        draw = random.Random(0)
+        rounds = range(len(times))
+        resampled = sorted(_quiet_ratio(times, full_times, draw.choices(rounds, k=len(rounds))) for _ in range(_BOOTSTRAPS))
+        margin = _BOOTSTRAPS // 40
+        return cls(_quiet_ratio(times, full_times, rounds), resampled[margin], resampled[-1 - margin])
+
+
+def _quiet_ratio(times: Sequence[float], full_times: Sequence[float], rounds: Sequence[int]) -> float:
+    quarter = max(1, len(rounds) // 4)
+    quiet, full_quiet = (sorted(series[index] for index in rounds)[:quarter] for series in (times, full_times))
+    return fmean(quiet) / fmean(full_quiet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +87,11 @@ class CostTable:
         """Why these figures should not be trusted, in words; None if they can be."""
         if self.others_frac is not None and self.others_frac > MAX_OTHERS_FRAC:
             return f"other processes used {self.others_frac:.0%} of this machine's cores (at most {MAX_OTHERS_FRAC:.0%} may be)"
-        step, cost = max(self.costs.items(), key=lambda item: item[1].interval_frac)
-        if cost.interval_frac > MAX_INTERVAL_FRAC:
+        step, cost = max(self.costs.items(), key=lambda item: item[1].error_frac)
+        if cost.error_frac > MAX_ERROR_FRAC:
             return (
-                f"the cost of a {step.side_px} px {step.kernel}-kernel step is known only to {cost.interval_frac:.1%} "
-                f"(at most {MAX_INTERVAL_FRAC:.0%} is asked for) after {self.rounds} rounds"
+                f"the cost of a {step.side_px} px {step.kernel}-kernel step is known only to {cost.error_frac:.1%} "
+                f"(at most {MAX_ERROR_FRAC:.0%} is asked for) after {self.rounds} rounds"
             )
         return None
 

@@ -18,6 +18,7 @@ import studies
 import trainers
 import tuner
 from studies.spec import StudySpec
+from trainers.environment import training_environment
 from trainers.errors import RunError
 from tuner.storage import forget_secrets
 
@@ -91,8 +92,8 @@ def _slots(nodes: list[dict[str, Any]], spec: StudySpec) -> int:
 
 
 def _runtime_env(spec: StudySpec, *, remote: bool) -> dict[str, Any]:
-    """Threads as many as a trial's cores and waiting without spinning, both set before torch loads; on a remote cluster our code too."""
-    variables = {"OMP_NUM_THREADS": str(spec.resources.cpus), "OMP_WAIT_POLICY": "PASSIVE"}
+    """What trainings want set before their process starts; on a remote cluster our code too."""
+    variables = training_environment(spec.resources.cpus)
     if not remote:
         # Workers of a local cluster share the disk, but not the current folder in sys.path, where a user's `module:factory` lies.
         variables["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])])
