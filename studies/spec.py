@@ -178,13 +178,14 @@ class StudySpec(BaseModel):
         device: str = "auto",
         threads: int | None = None,
         checkpoint: str | None = None,
+        root: str | None = None,
     ) -> TrainConfig:
-        """The training of one trial; InputError where `params` is no point of the search space."""
+        """The training of one trial; InputError where `params` is no point of the search space. root: of the images, else the study's."""
         complete = self.search.complete(params)
         training = dict(self.training) | {field: complete[field] for field in ("epochs", "lr", "weight_decay")}
         return TrainConfig(
             model=self.model,
-            data=self.dataset,
+            data=self.dataset if root is None else dataclasses.replace(self.dataset, root=root),
             schedule=self.search.schedule(complete, seed),
             seed=seed,
             device=device,

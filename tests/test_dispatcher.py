@@ -34,6 +34,7 @@ def make(store, tmp_path, trials, slots=2, proposer=None, deadline_s=None):
         sampler=CanonicalSampler(RandomSampler(seed=store.trial_count()), spec.search),
         distributions=distributions(spec.search),
         checkpoints=tmp_path / "checkpoints",
+        data_root=str(tmp_path),
         device="cpu",
     )
     return Dispatcher(store, maker, pricing(spec), trials=trials, slots=slots, deadline_s=deadline_s)
@@ -231,4 +232,16 @@ def test_a_list_of_trials_is_trained_once_each_with_its_seeds(store, tmp_path):
     drive(store, make(store, tmp_path, trials=4, proposer=ListProposer(wanted)), lambda n, job: good(store, job))
     trained = {(trial.params["epochs"], trial.seed) for trial in store.trials().completed}
     assert trained == {(2, 100), (3, 100), (2, 101), (3, 101)}
+    assert store.trial_count() == 4
+
+
+def test_only_one_proposal_is_ready_beyond_the_slots(store, tmp_path):
+    dispatcher = make(store, tmp_path, trials=20, slots=2)
+    with started(dispatcher):
+        jobs = [taken(dispatcher, str(n)) for n in range(3)]
+        time.sleep(1.5)
+        assert dispatcher.take("a fourth") is None
+        dispatcher.trial_done("0", good(store, jobs[0]))
+        assert taken(dispatcher, "a fourth, now") is not None
+        dispatcher.request_stop("the test is over")
     assert store.trial_count() == 4

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from filled import TINY
+from PIL import Image
 from postgres import missing_binaries, postgres_server
 from yaml import safe_dump
 
@@ -170,3 +171,35 @@ def test_the_password_stays_in_the_driver(place, monkeypatch):
         assert front
         assert PASSWORD not in exported.stdout
         assert all(point["counts"] and point["seconds"]["train"] > 0 and point["commit"] for point in front)
+
+
+def test_a_launched_front_is_confirmed_with_fresh_seeds(place):
+    launched = start("launch", "tiny.yaml", "--trials", 4, cwd=place)
+    output = ended(launched)
+    assert launched.returncode == 0, output
+    command = [TUNER, "confirm", "tiny", "--seeds", "2", "--json", "--accept-noisy-timing"]
+    first = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
+    confirmed = json.loads(first.stdout)
+    baseline = next(point for point in confirmed["points"] if point["rival"] == "baseline")
+    assert baseline["relative_time"] == 1.0
+    assert all(len(point["test_accuracy"]) == 2 for point in confirmed["points"])
+    store = stored(f"sqlite:///{place / 'tuner.db'}", "tiny.confirm")
+    assert {trial.seed for trial in store.trials().completed} == {1_000_000, 1_000_001}
+    # Nothing is trained again, and the searched study is untouched.
+    assert json.loads(subprocess.run(command, cwd=place, capture_output=True, text=True, check=True).stdout) == confirmed
+    assert stored(f"sqlite:///{place / 'tuner.db'}", "tiny").trial_count() == 4
+
+
+def test_images_below_a_relative_root_reach_the_workers(place):
+    """Tune gives every trial a current folder of its own, in which a relative path leads nowhere."""
+    for name, colour in (("dark", 40), ("light", 200)):
+        folder = place / "images" / "train" / name
+        folder.mkdir(parents=True)
+        for number in range(40):
+            Image.new("RGB", (32, 32), (colour + number, colour, colour)).save(folder / f"{number}.png")
+    dataset = {"name": "folder", "root": "images", "side_px": 32, "val_images": 16}
+    (place / "own.yaml").write_text(safe_dump(TINY | {"name": "own", "dataset": dataset}))
+    launched = start("launch", "own.yaml", "--trials", 3, cwd=place)
+    output = ended(launched)
+    assert launched.returncode == 0, output
+    assert "3 of 3 trials are finished" in output

@@ -235,4 +235,6 @@ def evaluate(model: nn.Module, split: Split, batch_size: int) -> tuple[float, fl
 
 
 def _fingerprint(config: TrainConfig) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in _MAY_CHANGE}
+    fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in _MAY_CHANGE}
+    del fields["data"]["root"]
+    return fields

@@ -56,6 +56,7 @@ class TrialMaker:
     sampler: BaseSampler
     distributions: dict[str, BaseDistribution]
     checkpoints: Path
+    data_root: str
     device: str
     open_test: bool = False
 
@@ -67,6 +68,7 @@ class TrialMaker:
             device=self.device,
             threads=self.spec.resources.cpus,
             checkpoint=str(self.checkpoint(claimed.root)),
+            root=self.data_root,
         )
         return Job(claimed.number, config, self.open_test)
 
@@ -90,7 +92,7 @@ class Dispatcher:
         self.on_event: Callable[[str], None] = lambda line: None
         self._maker = maker
         self._pricing = pricing
-        self._slots = slots
+        self.slots = slots
         self._ready: deque[Running] = deque()
         self._events: queue.SimpleQueue[tuple[Running, Report | None] | None] = queue.SimpleQueue()
         self._untold = 0
@@ -259,8 +261,8 @@ class Dispatcher:
             self._ledger.add(trial.root, Proposal(trial.params, trial.rival, trial.seed))
 
     def _prepare(self) -> None:
-        """Keeps one proposal ready for every slot that may come free, as far as trials are still wanted."""
-        while self.stop_reason is None and len(self._ready) < max(1, self._slots - len(self.running)):
+        """Keeps every slot busy and one proposal ready beyond, as far as trials are still wanted: more would be asked too early."""
+        while self.stop_reason is None and len(self._ready) + len(self.running) <= self.slots:
             with self._lock:
                 under_way = len(self._ready) + len(self.running) + self._untold + self._others_running
             if self.finished + under_way >= self.trials:

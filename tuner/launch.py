@@ -9,6 +9,7 @@ launch(store, spec):
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 import time
@@ -32,7 +33,7 @@ from tuner.provenance import code_commit
 from tuner.results import study_front
 from tuner.sampling import build_sampler, distributions
 from tuner.store import StudyStore
-from tuner.timing import study_timing, trial_device
+from tuner.timing import data_root, study_timing, trial_device
 
 RUNS_FOLDER: Final = Path("runs")
 INTERRUPTED: Final = "Ctrl-C was pressed"
@@ -75,6 +76,7 @@ def launch(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: 
             sampler=build_sampler(spec.sampler, spec.search, seed=spec.seed, trials_so_far=store.trial_count()),
             distributions=distributions(spec.search),
             checkpoints=_checkpoint_folder(store),
+            data_root=data_root(spec),
             device=trial_device(spec),
             open_test=proposer is not None,
         )
@@ -88,6 +90,8 @@ def launch(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: 
 def _pricing(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: Console) -> Pricing:
     with calibration_progress(console) as on_progress:
         timing = study_timing(store, spec, accept_noisy=options.accept_noisy_timing, on_progress=on_progress)
+    if (reason := timing.reference.reason_to_doubt()) is not None:
+        console.print(f"warning: this study's relative times are worth less, because {reason}")
     return Pricing(
         objectives=spec.objectives,
         reference=timing.reference,
@@ -103,6 +107,8 @@ def _run_trials(dispatcher: Dispatcher, spec: StudySpec) -> None:
     from tuner.searcher import StopWhenAsked, StudySearcher
     from tuner.worker import TrialWorker
 
+    # Workers start side by side; how many trials there may be at once is the dispatcher's to say.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(dispatcher.slots)
     dispatcher.start()
     try:
         # What Tune writes is disposable: the database is the one truth, and checkpoints are the trainings' own.

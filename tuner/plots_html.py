@@ -84,7 +84,7 @@ def schedules_figure(results: StudyFront) -> go.Figure:
         zmin=0,
         zmax=1,
         colorscale=SIDE_COLOURS,
-        ygap=14,
+        ygap=24,
         colorbar={"title": "side of the input,<br>share of full", "len": 180, "lenmode": "pixels", "y": 1, "yanchor": "top"},
         hovertemplate="at %{x:.0f} %: side %{z:.3g}<extra></extra>",
     )
@@ -92,18 +92,16 @@ def schedules_figure(results: StudyFront) -> go.Figure:
     figure.update_layout(
         template="plotly_white",
         title=_text(picture.title),
-        height=250 + 50 * len(rows),
+        height=250 + 58 * len(rows),
         margin={"t": 80, "b": 60},
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 1, "xanchor": "right"},
         xaxis={"title": "progress of the training, %", "range": [0, 100]},
-        yaxis={
-            "tickvals": rows,
-            "ticktext": [f"{_text(label)}<br>{_text(words)}" for label, words in zip(picture.labels, picture.words, strict=True)],
-            "range": [len(rows) - 0.5, -0.5],
-            "showgrid": False,
-            "automargin": True,
-        },
+        yaxis={"visible": False, "range": [len(rows) - 0.4, -0.7]},
     )
+    for row, (label, words) in enumerate(zip(picture.labels, picture.words, strict=True)):
+        # Above the strip: beside it the words would leave no room for the steps.
+        at = {"x": 0, "xanchor": "left", "y": row - 0.3, "yanchor": "bottom"}
+        figure.add_annotation(text=f"{_text(label)}: {_text(words)}", showarrow=False, font={"size": 11}, **at)
     return figure
 
 
@@ -124,7 +122,7 @@ def _pooled_marks(picture: SchedulesPicture, progress: list[float]) -> list[go.S
     y: list[float] = []
     for row, pooled in enumerate(picture.pooled):
         x += [progress[step] for step in range(PICTURED_STEPS) if pooled[step]]
-        y += [row + 0.45] * int(pooled.sum())
+        y += [row + 0.36] * int(pooled.sum())
     marker = {"symbol": "line-ns", "size": 5, "line": {"width": 1.5, "color": BLACK}}
     return [go.Scatter(x=x, y=y, mode="markers", marker=marker, name="kernels pooled", hoverinfo="skip", showlegend=True)]
 

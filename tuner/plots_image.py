@@ -15,7 +15,7 @@ from tuner.plots import BLACK, PICTURED_STEPS, SIDE_COLOURS, FrontPicture, Sched
 _MARKERS: Final = {"circle": "o", "diamond": "D", "star": "*"}
 _WIDTH_IN = 10.0
 _FRONT_IN = 5.6
-_STRIP_IN = 0.5
+_STRIP_IN = 0.6
 
 
 def front_image(results: StudyFront, image_format: Literal["png", "svg"]) -> bytes:
@@ -72,22 +72,20 @@ def _draw_series(axes: Axes, series: Series) -> None:
 
 def _draw_strips(figure: SubFigure, axes: Axes, picture: SchedulesPicture) -> None:
     rows = range(len(picture.labels))
-    axes.set_title(picture.title, loc="left", parse_math=False)
+    pooled = "; ticks below a strip: kernels pooled" if picture.pooled.any() else ""
+    axes.set_title(picture.title + pooled, loc="left", parse_math=False)
     axes.set_xlabel("progress of the training, %")
     axes.set_xlim(0, 100)
-    axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
-    axes.set_yticks(list(rows), [f"{label}\n{words}" for label, words in zip(picture.labels, picture.words, strict=True)])
-    for tick in axes.get_yticklabels():
-        tick.set(fontsize=8, parse_math=False)
+    axes.set_ylim(max(1, len(rows)) - 0.4, -0.6)
+    axes.set_yticks([])
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
     edges = np.linspace(0, 100, PICTURED_STEPS + 1)
     for row in rows:
-        strip = axes.pcolormesh(edges, [row - 0.38, row + 0.28], picture.sides[row : row + 1], cmap=SIDE_COLOURS, vmin=0, vmax=1)
+        strip = axes.pcolormesh(edges, [row - 0.12, row + 0.28], picture.sides[row : row + 1], cmap=SIDE_COLOURS, vmin=0, vmax=1)
         strip.set_rasterized(True)
+        # Above the strip: beside it the words would leave no room for the steps.
+        axes.text(0, row - 0.17, f"{picture.labels[row]}: {picture.words[row]}", fontsize=8, parse_math=False)
     row_of, step_of = np.nonzero(picture.pooled)
-    if len(row_of):
-        axes.vlines(edges[step_of], row_of + 0.30, row_of + 0.42, color=BLACK, linewidth=0.8, label="kernels pooled")
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize=9)
+    axes.vlines(edges[step_of], row_of + 0.30, row_of + 0.38, color=BLACK, linewidth=0.8)
     if len(rows):
         figure.colorbar(strip, ax=axes, label="side of the input,\nshare of full", pad=0.01, shrink=min(1.0, 3 / len(rows)), anchor=(0, 1))

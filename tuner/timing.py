@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from studies.space import possible_steps
@@ -90,7 +91,14 @@ def _on_node(task: Any, node: str, spec: StudySpec, **options: str) -> Any:
 
 
 def _config(spec: StudySpec) -> TrainConfig:
-    return spec.train_config(spec.baseline_params(), spec.seed, device=trial_device(spec), threads=spec.resources.cpus)
+    return spec.train_config(
+        spec.baseline_params(), spec.seed, device=trial_device(spec), threads=spec.resources.cpus, root=data_root(spec)
+    )
+
+
+def data_root(spec: StudySpec) -> str:
+    """The folder of the images as workers find it: Tune gives each trial a current folder of its own."""
+    return str(Path(spec.dataset.root).absolute())
 
 
 def trial_device(spec: StudySpec) -> str:
