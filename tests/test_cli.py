@@ -109,6 +109,14 @@ def test_enough_trials_already_is_done_with_a_sentence(place):
     assert done.stdout.strip() == "study 'tiny' has 12 finished trials and 12 are asked for: nothing to do"
 
 
+def test_a_stored_study_goes_on_by_its_name(place):
+    done = tuner("launch", "tiny", "--trials", "10", cwd=place)
+    assert done.stdout.strip() == "study 'tiny' has 12 finished trials and 10 are asked for: nothing to do"
+    refused = tuner("launch", "tiny", "--set", "seed=3", cwd=place)
+    assert refused.returncode == 2
+    assert "--set changes a study file" in refused.stderr
+
+
 def test_status_as_text_and_as_json(place):
     text = tuner("status", "tiny", cwd=place)
     assert "12 completed, 0 stopped early, 0 running" in " ".join(text.stdout.split())

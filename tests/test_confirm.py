@@ -57,7 +57,8 @@ def test_equal_repeats_have_an_interval_of_no_width():
 
 def test_a_confirmation_is_strict_json():
     point = trial(0, 0.5, 0.8)
-    json.dumps(confirmed_points([point], [repeats(point, 0.7, 0.8)])[0].to_dict(), allow_nan=False)
+    written = json.dumps(confirmed_points([point], [repeats(point, 0.7, 0.8)])[0].to_dict(), allow_nan=False)
+    assert json.loads(written)["test_accuracy"] == [0.7, 0.8]
 
 
 def test_the_front_its_rivals_and_the_baseline_are_confirmed_once_each():

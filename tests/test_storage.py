@@ -198,6 +198,7 @@ class TestOpening:
             reader.execute(text("SELECT * FROM studies")).all()
             writer.execute(text("INSERT INTO studies (study_name) VALUES ('x')"))
             writer.commit()
+        assert [study.study_name for study in storage.get_all_studies()] == ["x"]
 
     def test_postgresql_sessions(self, postgres_server, postgres_database):
         """Named for the administrator, and in UTC whatever the database's zone: naive heartbeats would jump with summer time."""

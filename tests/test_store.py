@@ -531,6 +531,7 @@ class TestReconcile:
 
     def test_beating_for_nobody(self, store):
         store.beat([])
+        assert store.trials().running == []
 
 
 class TestOwner:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from studies.files import load_study, names_file, study_name
-from studies.spec import parse_duration
+from studies.spec import StudySpec, parse_duration
 from trainers.checks import check_name
 from trainers.errors import InputError, RunError
 from tuner.best import best_for_drop, best_for_time, knee
@@ -40,7 +40,7 @@ def launch_study(
     from tuner.launch import INTERRUPTED, LaunchOptions, launch
 
     console = Console()
-    spec = load_study(reference, overrides)
+    spec = _spec_to_launch(reference, storage, overrides)
     wanted = spec.budget.trials if trials is None else trials
     timeout_s = spec.budget.timeout_s if timeout is None else parse_duration(timeout)
     store = StudyStore.create_or_continue(open_storage(resolve_url(storage, spec.storage)), spec)
@@ -59,6 +59,17 @@ def launch_study(
     if outcome.stop_reason is not None:
         console.print(f"stopped, because {outcome.stop_reason}; give the same command again to go on")
         sys.exit(130 if outcome.stop_reason == INTERRUPTED else 0)
+
+
+def _spec_to_launch(reference: str, storage: str | None, overrides: Sequence[str]) -> StudySpec:
+    """A study file's, or, where no file is meant, that of the stored study of this name."""
+    if not names_file(reference):
+        opened = open_storage(resolve_url(storage, None))
+        if reference in StudyStore.names(opened):
+            if overrides:
+                raise InputError(f"--set changes a study file, but '{reference}' is the name of a stored study: name its file")
+            return stored_spec(StudyStore.load(opened, reference))
+    return load_study(reference, overrides)
 
 
 def show_status(reference: str | None, storage: str | None, as_json: bool) -> None:
