@@ -245,3 +245,17 @@ def test_only_one_proposal_is_ready_beyond_the_slots(store, tmp_path):
         assert taken(dispatcher, "a fourth, now") is not None
         dispatcher.request_stop("the test is over")
     assert store.trial_count() == 4
+
+
+def test_a_lost_terminal_ends_the_launch_instead_of_hanging_it(store, tmp_path):
+    dispatcher = make(store, tmp_path, trials=6)
+
+    def terminal_is_gone(line):
+        raise SystemExit(1)
+
+    dispatcher.on_event = terminal_is_gone
+    with pytest.raises(SystemExit):
+        drive(store, dispatcher, lambda n, job: good(store, job))
+    trials = store.trials()
+    assert trials.running == []
+    assert len(trials.completed) >= 1

@@ -100,7 +100,7 @@ class Dispatcher:
         self._retries_due = True
         self._ledger = Ledger()
         self._others_running = 0
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._exhausted = False
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -158,7 +158,11 @@ class Dispatcher:
         self._events.put(None)
         for thread in self._threads:
             thread.join()
+        # Whoever showed events may be what failed.
+        self.on_event = lambda line: None
         try:
+            while not self._events.empty():
+                self._handle_events()
             for trial in [*self._ready, *self.running.values()]:
                 self.store.fail(trial.claimed.number, "interrupted", f"the launch ended: {self.stop_reason or 'no reason given'}")
             self.finished = self.store.finished_count()
@@ -174,7 +178,7 @@ class Dispatcher:
                 self._handle_events()
             while not self._events.empty():
                 self._handle_events()
-        except Exception as error:  # noqa: BLE001  raised again by close(), in the driver's thread
+        except BaseException as error:  # noqa: BLE001  SystemExit too, which rich raises when the terminal is gone; close() raises it again
             self._end_with(error)
 
     def _beat(self) -> None:
@@ -228,7 +232,7 @@ class Dispatcher:
         if self._failures_in_row >= MAX_FAILURES_IN_ROW:
             self._end_with(RunError(f"{MAX_FAILURES_IN_ROW} trials in a row failed, the last one because {reason}"))
 
-    def _end_with(self, error: Exception) -> None:
+    def _end_with(self, error: BaseException) -> None:
         self._error = self._error or error
         self.request_stop(str(error))
 
