@@ -21,7 +21,7 @@ from tuner.store import StudyStore
 
 TUNER = Path(sys.executable).parent / "tuner"
 PASSWORD = "wrench-0f-secrets"
-PATIENCE_S = 150
+PATIENCE_S = 240
 # Long enough that a kill lands inside a training, short enough for a test: some seconds a full training.
 KILLED = TINY | {"name": "killed", "dataset": {"name": "digits", "train_images": 640, "val_images": 60}}
 
