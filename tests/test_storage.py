@@ -257,17 +257,17 @@ def _open_at_once(url, barrier, outcomes):
 class TestSecrets:
     def test_a_password_in_the_variable(self, guarded_server, monkeypatch):
         monkeypatch.setenv("TUNER_STORAGE", guarded_server.url_of("postgres", QUOTED_SECRET))
-        self.check(open_storage(resolve_url(None, None)))
+        self.check_secret(open_storage(resolve_url(None, None)))
 
     def test_a_password_as_a_query(self, guarded_server, monkeypatch):
         monkeypatch.setenv("TUNER_STORAGE", f"{guarded_server.url}?password={QUOTED_SECRET}")
-        self.check(open_storage(resolve_url(None, None)))
+        self.check_secret(open_storage(resolve_url(None, None)))
 
     def test_a_password_in_pgpassword(self, guarded_server, monkeypatch):
         monkeypatch.setenv("PGPASSWORD", SECRET)
-        self.check(open_storage(resolve_url(guarded_server.url, None)))
+        self.check_secret(open_storage(resolve_url(guarded_server.url, None)))
 
-    def check(self, storage):
+    def check_secret(self, storage):
         """The environment forgets the password, later connections still have it, and nothing shows or pickles it."""
         forget_secrets()
         assert not {"TUNER_STORAGE", "PGPASSWORD"} & os.environ.keys()

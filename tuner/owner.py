@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Mapping
@@ -51,13 +52,12 @@ def _agree(owner: Mapping[str, Any], here: Mapping[str, Any], keys: tuple[str, .
 
 
 def _lives(pid: int, started: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        # Somebody else's process has it: the start time tells whether it was given out again.
-        pass
+    # PermissionError: somebody else's process has the pid, and the start time tells whether it was given out again.
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
     fields = _stat_fields(pid)
     # A zombie still has its pid, but nothing in it will ever beat again.
     if fields and fields[0] in ("Z", "X"):
