@@ -7,11 +7,12 @@ When the machine is not quiet the calibration is repeated and then refused. Our 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,9 +29,11 @@ from trainers.loop import build_training_model, training_step
 from trainers.optim import build_optimizer
 from trainers.schedule import Schedule, Step
 
-# Where a process's tensors come to lie moves its times by a percent or two, so the network is built anew several times.
-BUILDS: Final = 4
-ROUNDS: Final = 12
+# Where a process's tensors come to lie moves its times by a percent or two, so the network is built anew many times.
+BUILDS: Final = 8
+ROUNDS: Final = 6
+# A machine's speed drifts by a few percent from half a minute to the next, and not alike for all kinds of step (docs/LOG.md).
+MIN_SECONDS: Final = 60.0
 WARM_UP_STEPS: Final = 3
 ATTEMPTS: Final = 3
 # GPU kernels are launched ahead of the device: a timed unit there is long enough to hide the launch of its first step.
@@ -55,10 +58,10 @@ def cost_conditions(config: TrainConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Rounds timed so far, and how many are expected."""
+    """How much of a calibration is done, in percent of its first attempt."""
 
     done: int
-    expected: int
+    expected: int = 100
 
 
 def calibrate(config: TrainConfig, steps: Iterable[Step], num_classes: int = 10, *, accept_noisy: bool = False) -> CostTable:
@@ -74,8 +77,8 @@ def calibration(
 ) -> Iterator[Progress | CostTable]:
     """Yields its progress and, last, the cost table.
 
-    Up to ATTEMPTS times, each later one with twice the rounds; then NoisyTimingError says why, unless `accept_noisy`. InputError if the
-    network can't take a side.
+    At least BUILDS times ROUNDS rounds and MIN_SECONDS; up to ATTEMPTS times, each later one twice as long; then NoisyTimingError says
+    why. `accept_noisy` takes the shortest single attempt, however steady it was. InputError if the network can't take a side.
     """
     full = Step(config.data.full_px, "full")
     kinds = frozenset(steps) | {full}
@@ -84,10 +87,10 @@ def calibration(
         # Whatever disturbed the first attempt may be over in a moment.
         time.sleep(2.0 * attempt)
         times, load = _Times(full), _LoadMeter()
-        for _ in range(BUILDS if attempt == 0 else 2 * BUILDS):
-            for one_round in _timed_rounds(_StepTimer(config, kinds, num_classes), kinds):
-                times.add(one_round)
-                yield Progress(times.rounds, BUILDS * ROUNDS)
+        length = _Length(BUILDS, 0.0) if accept_noisy else _Length(BUILDS, MIN_SECONDS).times(min(2, attempt + 1))
+        while not length.reached(times.builds):
+            times.add_build(list(_timed_rounds(_StepTimer(config, kinds, num_classes), kinds)))
+            yield Progress(length.percent(times.builds))
             if load.too_high() and not accept_noisy:
                 break
         table = CostTable(cost_conditions(config), times.full_ms(), times.costs(), times.rounds, load.others_frac())
@@ -108,23 +111,45 @@ def _timed_rounds(timer: _StepTimer, kinds: frozenset[Step]) -> Iterator[dict[St
         yield {step: timer.milliseconds(step) for step in order}
 
 
+class _Length:
+    """How long an attempt lasts: so many builds, and so many seconds."""
+
+    def __init__(self, builds: int, seconds: float) -> None:
+        self._builds, self._seconds = builds, seconds
+        self._started = time.monotonic()
+
+    def times(self, factor: int) -> _Length:
+        return _Length(self._builds * factor, self._seconds * factor)
+
+    def reached(self, builds: int) -> bool:
+        return builds >= self._builds and time.monotonic() - self._started >= self._seconds
+
+    def percent(self, builds: int) -> int:
+        elapsed_frac = (time.monotonic() - self._started) / self._seconds if self._seconds else 1.0
+        return min(100, int(100 * min(builds / self._builds, elapsed_frac)))
+
+
 class _Times:
-    """Milliseconds of each kind of step, round by round."""
+    """Milliseconds of each kind of step, build by build and round by round."""
 
     def __init__(self, full: Step) -> None:
         self._full = full
-        self._times: defaultdict[Step, list[float]] = defaultdict(list)
+        self._times: defaultdict[Step, list[list[float]]] = defaultdict(list)
 
-    def add(self, one_round: Mapping[Step, float]) -> None:
-        for step, milliseconds in one_round.items():
-            self._times[step].append(milliseconds)
+    def add_build(self, rounds: Sequence[Mapping[Step, float]]) -> None:
+        for step in rounds[0]:
+            self._times[step].append([one_round[step] for one_round in rounds])
+
+    @property
+    def builds(self) -> int:
+        return len(self._times[self._full])
 
     @property
     def rounds(self) -> int:
-        return len(self._times[self._full])
+        return sum(map(len, self._times[self._full]))
 
     def full_ms(self) -> float:
-        return median(self._times[self._full])
+        return median(itertools.chain.from_iterable(self._times[self._full]))
 
     def costs(self) -> dict[Step, StepCost]:
         return {step: StepCost.of(times, self._times[self._full]) for step, times in self._times.items()}

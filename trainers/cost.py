@@ -37,24 +37,27 @@ class StepCost:
         return (self.high - self.low) / 2 / self.relative
 
     @classmethod
-    def of(cls, times: Sequence[float], full_times: Sequence[float]) -> StepCost:
-        """From the times of one kind and of the full step, round by round.
+    def of(cls, times: Sequence[Sequence[float]], full_times: Sequence[Sequence[float]]) -> StepCost:
+        """From the times of one kind and of the full step: those of each build of the network, round by round.
 
         Disturbance only ever adds time, so the undisturbed cost is the ratio of the means of each one's fastest quarter. Of the
         estimators tried (ratio of medians, median of ratios, quantiles) its figures lay closest together from process to process
-        (docs/LOG.md). The interval is a bootstrap over rounds.
+        (docs/LOG.md). The interval is a bootstrap over builds: rounds of one build have their memory and their minute in common.
         """
         draw = random.Random(0)
-        rounds = range(len(times))
-        resampled = sorted(_quiet_ratio(times, full_times, draw.choices(rounds, k=len(rounds))) for _ in range(_BOOTSTRAPS))
+        builds = range(len(times))
+        resampled = sorted(_quiet_ratio(times, full_times, draw.choices(builds, k=len(builds))) for _ in range(_BOOTSTRAPS))
         margin = _BOOTSTRAPS // 40
-        return cls(_quiet_ratio(times, full_times, rounds), resampled[margin], resampled[-1 - margin])
+        return cls(_quiet_ratio(times, full_times, builds), resampled[margin], resampled[-1 - margin])
 
 
-def _quiet_ratio(times: Sequence[float], full_times: Sequence[float], rounds: Sequence[int]) -> float:
-    quarter = max(1, len(rounds) // 4)
-    quiet, full_quiet = (sorted(series[index] for index in rounds)[:quarter] for series in (times, full_times))
-    return fmean(quiet) / fmean(full_quiet)
+def _quiet_ratio(times: Sequence[Sequence[float]], full_times: Sequence[Sequence[float]], builds: Sequence[int]) -> float:
+    quiet, full_quiet = (_quiet_mean([one for build in builds for one in series[build]]) for series in (times, full_times))
+    return quiet / full_quiet
+
+
+def _quiet_mean(times: Sequence[float]) -> float:
+    return fmean(sorted(times)[: max(1, len(times) // 4)])
 
 
 @dataclass(frozen=True, slots=True)

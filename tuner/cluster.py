@@ -20,6 +20,7 @@ import tuner
 from studies.spec import StudySpec
 from trainers.environment import training_environment
 from trainers.errors import RunError
+from tuner.display import waiting
 from tuner.storage import forget_secrets
 
 # Ray and Tune read these when they are imported or started.
@@ -40,7 +41,7 @@ def ray_cluster(address: str | None, spec: StudySpec, console: Console) -> Itera
     """A connection to Ray; yields how many trials the cluster can train at once. RunError where not even one fits."""
     forget_secrets()
     os.environ.update(_SETTINGS if address else {**_SETTINGS, **_LOOPBACK})
-    with console.status("connecting to Ray" if address else "starting Ray"):
+    with waiting(console, "connecting to Ray" if address else "starting Ray"):
         _connect(address, _runtime_env(spec, remote=address is not None))
     import ray
 

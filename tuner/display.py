@@ -9,7 +9,7 @@ from typing import Final
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -74,16 +74,47 @@ class LaunchDisplay:
 
 
 @contextmanager
+def waiting(console: Console, what: str) -> Iterator[None]:
+    """Says what is being waited for: a spinner in a terminal, a line elsewhere."""
+    if console.is_terminal:
+        with console.status(what):
+            yield
+    else:
+        console.print(Text(what), soft_wrap=True)
+        yield
+
+
+@contextmanager
 def calibration_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar for the timing of step kinds; yields the function that moves it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rounds"), TimeElapsedColumn())
+    """Progress of the timing of step kinds, a bar in a terminal and a few lines elsewhere; yields the function that moves it."""
+    if not console.is_terminal:
+        yield _CalibrationLines(console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         tasks = {}
 
         def on_progress(device: str, done: int, expected: int) -> None:
             if device not in tasks:
-                tasks[device] = progress.add_task(f"timing every kind of step on {device}")
-            # A noisy machine takes more rounds than expected.
-            progress.update(tasks[device], completed=done, total=max(done, expected))
+                tasks[device] = progress.add_task(_calibration_title(device))
+            progress.update(tasks[device], completed=done, total=expected)
 
         yield on_progress
+
+
+class _CalibrationLines:
+    """Says when the timing on a device begins, and again at each quarter."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._quarters: dict[str, int] = {}
+
+    def __call__(self, device: str, done: int, expected: int) -> None:
+        quarter = min(4, 4 * done // expected)
+        if self._quarters.get(device) != quarter:
+            self._quarters[device] = quarter
+            self._console.print(Text(f"{_calibration_title(device)}: {done / expected:.0%}"), soft_wrap=True)
+
+
+def _calibration_title(device: str) -> str:
+    return f"timing every kind of step on {device}"

@@ -26,14 +26,14 @@ from rich.console import Console
 from studies.spec import StudySpec
 from tuner.cluster import ray_cluster
 from tuner.dispatcher import STOP_REQUEST, Dispatcher, TrialMaker
-from tuner.display import LaunchDisplay, calibration_progress
+from tuner.display import LaunchDisplay, calibration_progress, waiting
 from tuner.pricing import Pricing
 from tuner.proposals import Proposer, SearchProposer
 from tuner.provenance import code_commit
 from tuner.results import study_front
 from tuner.sampling import build_sampler, distributions
 from tuner.store import StudyStore
-from tuner.timing import data_root, study_timing, trial_device
+from tuner.timing import data_root, device_kinds, study_timing, trial_device
 
 RUNS_FOLDER: Final = Path("runs")
 INTERRUPTED: Final = "Ctrl-C was pressed"
@@ -88,8 +88,10 @@ def launch(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: 
 
 
 def _pricing(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: Console) -> Pricing:
+    with waiting(console, "loading torch and the images on each kind of device"):
+        devices = device_kinds(spec)
     with calibration_progress(console) as on_progress:
-        timing = study_timing(store, spec, accept_noisy=options.accept_noisy_timing, on_progress=on_progress)
+        timing = study_timing(store, spec, devices, accept_noisy=options.accept_noisy_timing, on_progress=on_progress)
     if (reason := timing.reference.reason_to_doubt()) is not None:
         console.print(f"warning: this study's relative times are worth less, because {reason}")
     return Pricing(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict, cast
 
 from studies.space import possible_steps
 from studies.spec import StudySpec
@@ -23,6 +23,13 @@ DATASET_FACTS: Final = "dataset_facts"
 _ERRORS: Final[dict[str, type[DownsampleTunerError]]] = {cls.__name__: cls for cls in (InputError, NoisyTimingError, RunError)}
 
 
+class DeviceKind(TypedDict):
+    """What step times on a node depend on, and how many steps an epoch of the study's training has."""
+
+    conditions: dict[str, Any]
+    steps_per_epoch: int
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """reference: the study's first table, which prices its trials. tables: the newest by device. steps_per_epoch: of the training."""
@@ -32,14 +39,21 @@ class Timing:
     steps_per_epoch: int
 
 
-def study_timing(store: StudyStore, spec: StudySpec, *, accept_noisy: bool, on_progress: Callable[[str, int, int], None]) -> Timing:
-    """The study's cost tables, those of this cluster's devices included. on_progress(device, done, expected) as rounds are timed.
+def study_timing(
+    store: StudyStore,
+    spec: StudySpec,
+    devices: dict[str, DeviceKind],
+    *,
+    accept_noisy: bool,
+    on_progress: Callable[[str, int, int], None],
+) -> Timing:
+    """The study's cost tables, those of `devices` included. on_progress(device, done, expected) while steps are timed.
 
     The study's first table prices all its trials: another one would move relative_time in the middle of a study.
     """
     tables = [CostTable.from_dict(content) for content in store.get_attr(COST_TABLES) or []]
     facts = store.get_attr(DATASET_FACTS) or {}
-    for node, found in _device_kinds(spec).items():
+    for node, found in devices.items():
         facts = {"steps_per_epoch": found["steps_per_epoch"]}
         if not any(table.conditions == found["conditions"] and _covers(table, spec) for table in tables):
             tables.append(_calibrate_on(node, spec, accept_noisy, found["conditions"]["device"], on_progress))
@@ -52,15 +66,16 @@ def _covers(table: CostTable, spec: StudySpec) -> bool:
     return table.costs.keys() >= possible_steps(spec.search, spec.dataset.full_px)
 
 
-def _device_kinds(spec: StudySpec) -> dict[str, dict[str, Any]]:
-    """One node of every kind of device that the trials may get, with the conditions that its timings hold for."""
+def device_kinds(spec: StudySpec) -> dict[str, DeviceKind]:
+    """One node (its id) of every kind of device that the trials may get. Loads the images there, so that missing files show."""
     import ray
 
-    kinds: dict[str, dict[str, Any]] = {}
+    kinds: dict[str, DeviceKind] = {}
     for node in ray.nodes():
         fits = node["Alive"] and node["Resources"].get("CPU", 0) >= spec.resources.cpus
         if fits and node["Resources"].get("GPU", 0) >= spec.resources.gpus:
-            found = _unwrap(ray.get(_on_node(ray.remote(_describe), node["NodeID"], spec).remote(_config(spec))))
+            described = ray.get(_on_node(ray.remote(_describe), node["NodeID"], spec).remote(_config(spec)))
+            found = cast("DeviceKind", _unwrap(described))
             if found not in kinds.values():
                 kinds[node["NodeID"]] = found
     return kinds

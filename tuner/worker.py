@@ -1,9 +1,10 @@
-"""The Ray side of a trial: trains one job epoch by epoch and reports. It needs no database and is reused from trial to trial."""
+"""The Ray side of a trial: trains one job and reports between epochs. It needs no database and is reused from trial to trial."""
 
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 from ray import tune
 
@@ -13,8 +14,12 @@ if TYPE_CHECKING:
     from trainers.loop import Training
 
 
+# Each report costs a round trip through Tune, which short epochs would feel; a trial can be stopped at its reports only.
+REPORT_EVERY_S: Final = 2.0
+
+
 class TrialWorker(tune.Trainable):
-    """One call of `step` is one epoch, so that Tune can stop a trial between epochs."""
+    """One call of `step` is one epoch, or as many short ones as fit into REPORT_EVERY_S."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self._job: Job = config["job"]
@@ -43,9 +48,10 @@ class TrialWorker(tune.Trainable):
         try:
             if self._training is None:
                 self._training = Training(self._job.config)
-            if not self._training.done:
+            report_at = time.monotonic() + REPORT_EVERY_S
+            while not self._training.done:
                 epoch = self._training.run_epoch()
-                if not self._training.done:
+                if not self._training.done and time.monotonic() >= report_at:
                     return EpochDone(epoch.epoch, epoch.val_accuracy, epoch.train_loss)
             return TrialDone(_record(self._training, self._job))
         except Exception as error:  # noqa: BLE001  whatever a user's network raises fails this trial only, and the worker lives on
