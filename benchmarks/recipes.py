@@ -42,10 +42,12 @@ FULL, HALF = Schedule(), Schedule(frequency=1.0, scale=0.5)
 EVERY_SECOND = dataclasses.replace(HALF, frequency=0.5)
 RECIPES: Final = {
     "full resolution, 12 epochs (baseline)": Recipe(FULL),
+    "full resolution, 9 epochs": Recipe(FULL, 9),
     "full resolution, 7 epochs": Recipe(FULL, 7),
     "full resolution, 5 epochs": Recipe(FULL, 5),
     "interleaved: every 2nd step at half side, first 80 %": Recipe(dataclasses.replace(EVERY_SECOND, window_length=0.8)),
     "early window: half side, first 50 %": Recipe(dataclasses.replace(HALF, window_length=0.5)),
+    "early window: half side, first 70 %": Recipe(dataclasses.replace(HALF, window_length=0.7)),
     "growing: from half to full side over the first 80 %": Recipe(dataclasses.replace(HALF, window_length=0.8, growth="linear")),
     "more epochs: 18, half side in the first 80 %": Recipe(dataclasses.replace(HALF, window_length=0.8), 18),
     "early window, pooled: first 70 %": Recipe(dataclasses.replace(HALF, window_length=0.7, kernel="pooled")),
