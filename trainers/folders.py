@@ -1,46 +1,22 @@
-"""Image folders: which files there are, and how one becomes a tensor."""
+"""Image folders: which files there are, and all of them decoded into memory."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
-from torchvision.transforms import v2
 
+from trainers.decoding import Preprocessing, read_image
 from trainers.errors import InputError
 
 Indices = npt.NDArray[np.int64]
-Transform = Callable[[Image.Image], Image.Image]
-# Evaluation of large images shows the centre 224 of 256 px, scaled to the side in use: torchvision's and FFCV's way on ImageNet.
-IMAGENET_RESIZE: Final = 256 / 224
-IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
-IMAGENET_STD: Final = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """From file to network: the shorter side resized to resize_px, the centre side_px cut out, channels in [0, 1] normalised."""
-
-    side_px: int
-    resize_px: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def imagenet(cls, side_px: int) -> Preprocessing:
-        return cls(side_px, round(side_px * IMAGENET_RESIZE), IMAGENET_MEAN, IMAGENET_STD)
-
 
 @dataclass(frozen=True, slots=True)
 class ImageFiles:
@@ -62,12 +38,13 @@ class ImageFiles:
         """Size of all images as uint8 [N, 3, side_px, side_px]."""
         return len(self.labels) * 3 * side_px**2
 
-    def decode(self, side_px: int, resize_px: int) -> ImageTensors:
+    def decode(self, preprocessing: Preprocessing) -> ImageTensors:
         """Every image, resized and centre-cropped as for evaluation."""
+        side_px = preprocessing.side_px
         images = torch.empty((len(self.labels), 3, side_px, side_px), dtype=torch.uint8)
 
         def decode_one(index: int) -> None:
-            images[index] = _open(self.path(index), partial(_evaluation_crop, side_px=side_px, resize_px=resize_px))
+            images[index] = read_image(self.path(index), preprocessing).permute(2, 0, 1)
 
         # Pillow decodes without holding the interpreter, so threads help, as many as the training was given.
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:
@@ -100,16 +77,6 @@ def find_images(folder: Path) -> ImageFiles:
     return ImageFiles(folder, names, np.array([label for _, label in found]), tuple(class_names))
 
 
-def read_image(path: Path, preprocessing: Preprocessing, crop_seed: int | None) -> Tensor:
-    """One image as uint8 [3, side_px, side_px]: a random resized crop drawn from crop_seed, or the evaluation crop if that is None."""
-    if crop_seed is None:
-        return _open(path, partial(_evaluation_crop, side_px=preprocessing.side_px, resize_px=preprocessing.resize_px))
-    # The transform draws from torch's global CPU generator, which belongs to the training.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(crop_seed)
-        return _open(path, v2.RandomResizedCrop(preprocessing.side_px, antialias=True))
-
-
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of uint8 images [N, C, H, W], as shares of 255.
 
@@ -122,20 +89,3 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     variance = (shares * (values - mean[:, None]) ** 2).sum(1)
     # A channel of one value everywhere has deviation 0; one grey level keeps the division finite.
     return tuple(mean.tolist()), tuple(variance.sqrt().clamp(min=1 / 255).tolist())
-
-
-def _evaluation_crop(image: Image.Image, side_px: int, resize_px: int) -> Image.Image:
-    # Functions, not transform objects: those cost more than decoding a small image does.
-    resized = v2.functional.resize(image, [resize_px], antialias=True)
-    cropped: Image.Image = v2.functional.center_crop(resized, [side_px])
-    return cropped
-
-
-def _open(path: Path, transform: Transform) -> Tensor:
-    """Greyscale files become three equal channels: every network of torchvision takes three."""
-    try:
-        with Image.open(path) as image:
-            pixels: Tensor = v2.functional.pil_to_tensor(transform(image.convert("RGB")))
-    except OSError as error:
-        raise InputError(f"image file '{path}' cannot be decoded: {error}") from error
-    return pixels

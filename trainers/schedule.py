@@ -1,7 +1,8 @@
 """Which steps of a training are reduced, and how: pure arithmetic, decided before the training starts. Knows no torch.
 
 Source: the idea (some mini-batches at reduced resolution, chosen deterministically or at random) is Poulos, Nouri and Moshovos 2019
-(arXiv 1910.06548, abstract). Window, growth and rounding are our own choice; see downsampling.md.
+(arXiv 1910.06548, abstract). Window, growth and rounding are our own choice, batches that grow as the side shrinks are Mix & Match's
+(Hoffer et al. 2019, arXiv 1908.08986); see downsampling.md.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import dataclasses
 import itertools
 import math
 import random
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,22 +27,49 @@ Policy = Literal["deterministic", "stochastic"]
 Kernel = Literal["full", "pooled"]
 BatchNorm = Literal["shared", "separate"]
 Growth = Literal["constant", "linear"]
+PooledLayers = Literal["all", "largest_maps", "most_saved"]
+BatchGrowth = Literal["none", "constant_work"]
+# What a step does with convolution kernels: which layers are pooled, all of them where it says no more than "pooled".
+StepKernel = Literal["full", "pooled", "pooled_largest_maps", "pooled_most_saved"]
+
+_NAMES: Final = {
+    "policy": Policy,
+    "kernel": Kernel,
+    "pooled_layers": PooledLayers,
+    "batch_norm": BatchNorm,
+    "growth": Growth,
+    "batch_growth": BatchGrowth,
+}
 
 # A schedule file may say where the schedule was found; it changes nothing about the schedule itself.
 PROVENANCE_KEY: Final = "found_with"
 
 
 class Step(NamedTuple):
-    """One kind of step: side of the input in pixels, and whether convolution kernels are pooled."""
+    """One kind of step: side of the input in pixels, what is pooled, and how many of the training's batches it takes at once."""
 
     side_px: int
-    kernel: Kernel
+    kernel: StepKernel
+    batches: int = 1
 
 
 class Plan(tuple[Step, ...]):
-    """The kind of each optimizer step of a training, in order."""
+    """The kind of each optimizer step of a training, in order.
 
-    __slots__ = ()
+    epochs: the same steps, epoch by epoch. The `batches` of an epoch's steps add up to the batches that the training has an epoch.
+    """
+
+    epochs: tuple[tuple[Step, ...], ...]
+
+    def __new__(cls, epochs: Iterable[Iterable[Step]]) -> Plan:
+        parts = tuple(tuple(epoch) for epoch in epochs)
+        plan = super().__new__(cls, itertools.chain.from_iterable(parts))
+        plan.epochs = parts
+        return plan
+
+    def __getnewargs__(self) -> tuple[tuple[tuple[Step, ...], ...]]:
+        # Else a pickle or a copy would hand the flat steps to __new__, which would take each for an epoch.
+        return (self.epochs,)
 
     def counts(self) -> dict[Step, int]:
         """Exact number of steps of each kind."""
@@ -55,10 +84,12 @@ class Schedule:
     frequency: share of the steps inside the window that are reduced, in [0, 1].
     scale: side of the reduced input over the full side, in (0, 1].
     kernel: `pooled` also pools the convolution kernels of reduced steps to ceil(k * side / full side).
+    pooled_layers: which layers `pooled` means: all, those of the largest maps, or those that save most for each unit of changed output.
     batch_norm: `separate` keeps the running statistics of reduced steps apart from those of full steps.
     window_start, window_length: share of the training at which reduced steps begin and for how long, both in [0, 1]; a window that
         would end after the training ends with it.
     growth: `linear` grows the side from scale up to 1 at the window's end, `constant` keeps it.
+    batch_growth: `constant_work` lets a reduced step take floor((full side / side)^2) of the training's batches at once.
     side_multiple: reduced sides are rounded to this many pixels, halves up, at least one multiple.
     seed: of the stochastic policy.
     """
@@ -67,15 +98,17 @@ class Schedule:
     frequency: float = 0.0
     scale: float = 0.5
     kernel: Kernel = "full"
+    pooled_layers: PooledLayers = "all"
     batch_norm: BatchNorm = "shared"
     window_start: float = 0.0
     window_length: float = 1.0
     growth: Growth = "constant"
+    batch_growth: BatchGrowth = "none"
     side_multiple: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, names in (("policy", Policy), ("kernel", Kernel), ("batch_norm", BatchNorm), ("growth", Growth)):
+        for name, names in _NAMES.items():
             check_name(f"schedule field '{name}'", getattr(self, name), get_args(names))
         for name in ("frequency", "window_start", "window_length"):
             check_number(f"schedule field '{name}'", getattr(self, name), high=1)
@@ -83,26 +116,46 @@ class Schedule:
         check_integer("schedule field 'side_multiple'", self.side_multiple, lowest=1)
         check_integer("schedule field 'seed'", self.seed, lowest=0)
 
-    def plan(self, total_steps: int, full_px: int) -> Plan:
-        """The kind of each of `total_steps` steps on inputs whose full side is `full_px` pixels."""
+    def plan(self, total_steps: int, full_px: int, steps_per_epoch: int | None = None) -> Plan:
+        """The steps of a training of `total_steps` batches, `steps_per_epoch` of them an epoch, whose full side is `full_px` pixels.
+
+        One step a batch, unless batches grow: then a step may take several of an epoch's reduced batches of one kind, it stands where
+        the last of them stood, and those that are too few for one more such step stay steps of one batch where they are. So every kind
+        takes either one batch or as many as it can, and a table of step costs stays small. Our own choice.
+        steps_per_epoch: None makes the whole training one epoch; InputError where batches grow, because they do within an epoch only.
+        """
         check_integer("total_steps", total_steps, lowest=0)
         check_integer("full_px", full_px, lowest=1)
-        full = Step(full_px, "full")
-        first, end = self._window(total_steps)
-        reduced = self._reduced_steps(end - first)
-        steps = [full] * total_steps
-        for index in range(first, end):
-            if reduced[index - first]:
-                steps[index] = self._step(Fraction(index - first, end - first), full_px)
-        return Plan(steps)
+        if steps_per_epoch is not None:
+            check_integer("steps_per_epoch", steps_per_epoch, lowest=1)
+        elif self.batch_growth != "none":
+            raise InputError(f"steps_per_epoch is None, it must be the batches of an epoch where batch_growth is '{self.batch_growth}'")
+        batches = self._batches(total_steps, full_px)
+        length = steps_per_epoch or max(1, total_steps)
+        epochs = [batches[start : start + length] for start in range(0, total_steps, length)]
+        return Plan(epochs if self.batch_growth == "none" else (_gathered(epoch, full_px) for epoch in epochs))
 
-    def canonical(self) -> Schedule:
-        """The same plan for every training with each meaningless field at its default, so that equal schedules compare equal."""
+    def canonical(self, full_px: int | None = None) -> Schedule:
+        """The same plan for every training with each meaningless field at its default, so that equal schedules compare equal.
+
+        full_px: the full side of those trainings; None: any.
+        """
+        default = Schedule(side_multiple=self.side_multiple)
         if self.frequency == 0 or self.window_length == 0 or self.window_start == 1 or self.scale == 1:
-            return Schedule(side_multiple=self.side_multiple)
-        whole = dataclasses.replace(self, window_length=min(self.window_length, float(1 - _exact(self.window_start))))
-        certain = self.policy == "deterministic" or self.frequency == 1
-        return dataclasses.replace(whole, policy="deterministic", seed=0) if certain else whole
+            return default
+        window_length = min(self.window_length, float(1 - _exact(self.window_start)))
+        meaningless = {name: getattr(default, name) for name in self.meaningless_fields(full_px)}
+        return dataclasses.replace(self, window_length=window_length, **meaningless)
+
+    def meaningless_fields(self, full_px: int | None = None) -> frozenset[str]:
+        """Fields of a schedule with reduced steps that could have any value without a change of the plan. full_px: as in `canonical`."""
+        names = {"policy", "seed"} if self.frequency == 1 else {"seed"} if self.policy == "deterministic" else set()
+        if self.kernel == "full":
+            names.add("pooled_layers")
+        # A growing side starts at the smallest one, which takes the most batches.
+        if full_px is not None and constant_work_batches(round_side(self.scale, full_px, self.side_multiple), full_px) == 1:
+            names.add("batch_growth")
+        return frozenset(names)
 
     def to_dict(self) -> dict[str, Any]:
         """Field names and values, as `from_dict` takes them."""
@@ -131,6 +184,16 @@ class Schedule:
         content: dict[str, Any] = self.to_dict() | ({PROVENANCE_KEY: found_with} if found_with else {})
         Path(path).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
+    def _batches(self, total_steps: int, full_px: int) -> list[Step]:
+        """The kind of step that each of the training's batches would be, one batch a step."""
+        first, end = self._window(total_steps)
+        reduced = self._reduced_steps(end - first)
+        steps = [Step(full_px, "full")] * total_steps
+        for index in range(first, end):
+            if reduced[index - first]:
+                steps[index] = self._step(Fraction(index - first, end - first), full_px)
+        return steps
+
     def _window(self, total_steps: int) -> tuple[int, int]:
         """[first, end) step of the window. Exact decimals: 0.1 * 30 is 3 here, not 3.0000000000000004."""
         start = _exact(self.window_start)
@@ -151,7 +214,35 @@ class Schedule:
         if self.growth == "linear":
             scale += (1 - scale) * window_progress
         side_px = round_side(scale, full_px, self.side_multiple)
-        return Step(full_px, "full") if side_px == full_px else Step(side_px, self.kernel)
+        return Step(full_px, "full") if side_px == full_px else Step(side_px, step_kernel(self.kernel, self.pooled_layers))
+
+
+def step_kernel(kernel: Kernel, pooled_layers: PooledLayers) -> StepKernel:
+    """What a reduced step does with kernels, from the two fields of its schedule."""
+    match (kernel, pooled_layers):
+        case ("full", _):
+            return "full"
+        case (_, "largest_maps"):
+            return "pooled_largest_maps"
+        case (_, "most_saved"):
+            return "pooled_most_saved"
+        case _:
+            return "pooled"
+
+
+def constant_work_batches(side_px: int, full_px: int) -> int:
+    """How many batches of reduced images have no more pixels than one full batch: floor((full side / side)^2)."""
+    return full_px**2 // side_px**2
+
+
+def lr_factor(batches: int, optimizer: Literal["sgd", "adamw"]) -> float:
+    """What a step that takes `batches` of the training's batches at once multiplies its learning rate by.
+
+    SGD: `batches` (linear scaling, Goyal et al. 2017, arXiv 1706.02677, section 2.1). torch's momentum buffer holds gradients without the
+    rate, so their momentum correction (section 3) is not needed. AdamW: the square root (Malladi et al. 2022, arXiv 2205.10287), whose
+    change of the betas we leave out. The learning-rate curve advances by `batches` of total_steps, because progress counts images.
+    """
+    return math.sqrt(batches) if optimizer == "adamw" else float(batches)
 
 
 def round_side(scale: Fraction | float, full_px: int, multiple: int) -> int:
@@ -164,6 +255,22 @@ def round_side(scale: Fraction | float, full_px: int, multiple: int) -> int:
         return full_px
     rounded = math.floor(exact * full_px / multiple + Fraction(1, 2)) * multiple
     return min(full_px, max(multiple, rounded))
+
+
+def _gathered(epoch: Sequence[Step], full_px: int) -> list[Step]:
+    """An epoch of one-batch steps with as many as possible of each kind made by steps of constant work."""
+    places: defaultdict[Step, list[int]] = defaultdict(list)
+    for place, step in enumerate(epoch):
+        places[step].append(place)
+    made = dict(enumerate(epoch))
+    for step, own in places.items():
+        batches = constant_work_batches(step.side_px, full_px)
+        for start in range(0, len(own) - batches + 1, batches):
+            *earlier, last = own[start : start + batches]
+            made[last] = step._replace(batches=batches)
+            for place in earlier:
+                del made[place]
+    return list(made.values())
 
 
 def pooled_size(size: int, side_px: int, full_px: int) -> int:
