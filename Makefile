@@ -24,8 +24,9 @@ demo: install
 	.venv/bin/tuner export digits --storage sqlite:///out/demo/tuner.db --format json --out out/demo/front.json
 	.venv/bin/tuner export digits --storage sqlite:///out/demo/tuner.db --format schedules --out out/demo/schedules
 
+# Two processes, a file at a time: launches wait a lot, for Ray and for workers that import torch.
 test: install
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 check: install
 	.venv/bin/ruff check .

@@ -14,6 +14,11 @@ RIVAL_FRAC: Final = 0.2
 # Top-level keys that say what a trial's value means. Sampler, budget, resources, seed and storage only say how the search goes on.
 MEANING_KEYS: Final = ("dataset", "model", "training", "search", "objectives")
 
+# What specs that were stored before these keys existed meant.
+_LATER_KEYS: Final[dict[str, dict[str, Any]]] = {
+    "training": {"compile": False, "accumulate": 1},
+    "search": {"pooled_layers": "all", "batch_growth": "none"},
+}
 _ABSENT: Final = object()
 
 
@@ -23,8 +28,14 @@ def next_is_rival(rivals: int, others: int) -> bool:
 
 
 def meaning_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What makes the values of two studies incomparable, as lines "training.lr: 0.2 -> 0.1"; takes `StudySpec.to_json_dict` dicts."""
+    """What makes the values of two studies incomparable, as lines "training.lr: 0.2 -> 0.1"; takes `StudySpec.to_json_dict` dicts, those
+    of older versions too."""
+    old, new = _with_later_keys(old), _with_later_keys(new)
     return [line for key in MEANING_KEYS for line in _differences(key, old.get(key, _ABSENT), new.get(key, _ABSENT))]
+
+
+def _with_later_keys(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _LATER_KEYS[key] | content if key in _LATER_KEYS else content for key, content in spec.items()}
 
 
 def _differences(key: str, old: object, new: object) -> Iterator[str]:

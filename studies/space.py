@@ -10,7 +10,7 @@ from studies.domains import Choice, Domain, Fixed, Range, Value, exact, parse_do
 from studies.sentences import MAPPING_RULE, shown, unknown_key, with_key
 from trainers.config import DataConfig, TrainConfig
 from trainers.errors import InputError, check_known
-from trainers.schedule import Schedule, Step, round_side
+from trainers.schedule import Schedule, Step, constant_work_batches, round_side, step_kernel
 
 __all__ = ["FIELDS", "Choice", "Domain", "Fixed", "Range", "SearchSpace", "canonical_params", "parse_space", "possible_steps"]
 
@@ -19,10 +19,12 @@ SCHEDULE_FIELDS: Final = (
     "policy",
     "scale",
     "kernel",
+    "pooled_layers",
     "batch_norm",
     "window_start",
     "window_length",
     "growth",
+    "batch_growth",
     "side_multiple",
 )
 TRAINING_FIELDS: Final = ("epochs", "lr", "weight_decay")
@@ -33,15 +35,19 @@ FIELDS: Final = SCHEDULE_FIELDS + TRAINING_FIELDS
 SHORTER_FRAC: Final = 0.6
 DEFAULT_SHORTEST_FRAC: Final = 0.3
 
-_NAMED = ("policy", "kernel", "batch_norm", "growth")
+_NAMED = ("policy", "kernel", "pooled_layers", "batch_norm", "growth", "batch_growth")
 _WHOLE = ("epochs", "side_multiple")
 
 
 class SearchSpace(Mapping[str, Domain]):
-    """Every field with its domain, frequency first. Built by `parse_space`; equal when all domains are."""
+    """Every field with its domain, frequency first. Built by `parse_space`; equal when all domains are.
 
-    def __init__(self, domains: Mapping[str, Domain]) -> None:
+    full_px: full side of the study's images, which decides whether a field can mean anything.
+    """
+
+    def __init__(self, domains: Mapping[str, Domain], full_px: int) -> None:
         self._domains = {field: domains[field] for field in FIELDS}
+        self.full_px = full_px
 
     def __getitem__(self, field: str) -> Domain:
         return self._domains[field]
@@ -83,12 +89,12 @@ class SearchSpace(Mapping[str, Domain]):
         return {field: domain.to_json() for field, domain in self.items()}
 
 
-def parse_space(search: object, training: Mapping[str, Value]) -> SearchSpace:
+def parse_space(search: object, training: Mapping[str, Value], full_px: int) -> SearchSpace:
     """The space of the mapping `search`, whose missing fields are fixed at the default of Schedule or at the training's value.
 
     Two fields have rules of their own, so that the honest rivals are points of every space: frequency always holds 0 (added to a fixed
     value or list without it), and epochs reaches from the training's epochs down to SHORTER_FRAC of them.
-    training: the values of the baseline for TRAINING_FIELDS.
+    training: the values of the baseline for TRAINING_FIELDS. full_px: full side of the study's images.
     """
     if not isinstance(search, Mapping):
         raise InputError(f"search is {shown(search)}, {MAPPING_RULE}")
@@ -104,26 +110,39 @@ def parse_space(search: object, training: Mapping[str, Value]) -> SearchSpace:
     if "epochs" not in search:
         domains["epochs"] = _default_epochs(training["epochs"])
     _check_rivals(domains, training)
-    return SearchSpace(domains)
+    return SearchSpace(domains, full_px)
 
 
 def canonical_params(space: SearchSpace, params: Mapping[str, Value]) -> dict[str, Value]:
     """The parameters of a trial (fixed fields left out) with one way to write full resolution: frequency 0, and the rest of the schedule
-    at its domain's canonical value. A field left out instead would fall out of the samplers' joint space for good."""
+    at its domain's canonical value. So are single fields that mean nothing in a schedule: which layers are pooled where none is, batch
+    growth where the side is too large for a second batch, the policy where every step is reduced.
+
+    A field left out instead would fall out of the samplers' joint space for good."""
     complete = space.complete(params)
     if space.is_full_resolution(params):
         complete |= {field: space[field].canonical for field in SCHEDULE_FIELDS} | {"frequency": 0.0}
+    else:
+        meaningless = space.schedule(complete).meaningless_fields(space.full_px)
+        complete |= {field: space[field].canonical for field in SCHEDULE_FIELDS if field in meaningless}
     return {field: complete[field] for field in space.searched}
 
 
 def possible_steps(space: SearchSpace, full_px: int) -> frozenset[Step]:
-    """Every kind of step that a trial of the space can take on inputs of side `full_px` pixels, the full step included."""
+    """Every kind of step that a trial of the space can take on inputs of side `full_px` pixels, the full step included.
+
+    Where batches can grow a side has two kinds: as many batches as it can take, and one, for batches left over.
+    """
     full = Step(full_px, "full")
     if space["frequency"].highest == 0 or space["window_length"].highest == 0:
         return frozenset({full})
-    sides = _possible_sides(space, full_px) - {full_px}
-    kernels = space["kernel"].members or ()
-    return frozenset({full} | {Step(side_px, kernel) for side_px in sides for kernel in kernels})
+    kernels = {step_kernel(kernel, layers) for kernel in space["kernel"].members or () for layers in space["pooled_layers"].members or ()}
+    grown = space["batch_growth"].contains("constant_work")
+    steps = {full}
+    for side_px in _possible_sides(space, full_px) - {full_px}:
+        batches = {1, constant_work_batches(side_px, full_px)} if grown else {1}
+        steps |= {Step(side_px, kernel, count) for kernel in kernels for count in batches}
+    return frozenset(steps)
 
 
 def _possible_sides(space: SearchSpace, full_px: int) -> set[int]:

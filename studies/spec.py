@@ -5,9 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from studies.domains import Value
 from studies.rules import (
@@ -25,7 +35,7 @@ from studies.rules import (
 from studies.sentences import MAPPING_RULE, first_sentence, rule_error, ruled, sentence_error, shown, unknown_key
 from studies.space import FIELDS, SearchSpace, canonical_params, parse_space
 from trainers.checks import check_integer, check_name
-from trainers.config import Augmentation, DataConfig, LrCurve, Optimizer, Precision, TrainConfig
+from trainers.config import Augmentation, DataConfig, LrCurve, Optimizer, Precision, TrainConfig, check_shared_batch
 from trainers.errors import InputError
 
 __all__ = [
@@ -82,10 +92,12 @@ def _data_config(raw: object) -> DataConfig:
 def _parse_search(value: object, info: ValidationInfo) -> SearchSpace:
     if isinstance(value, SearchSpace):
         value = value.to_json_dict()
-    # A training that was refused leaves only its key out of info.data: its own sentence comes first, so any baseline will do here.
+    # A key that was refused is only left out of info.data: its own sentence comes first, so any training and images will do here.
     training = info.data.get("training") or Training()
+    dataset = info.data.get("dataset") or DataConfig(name="digits")
+    baseline = {"epochs": training.epochs, "lr": training.lr, "weight_decay": training.weight_decay}
     try:
-        return parse_space(value, {"epochs": training.epochs, "lr": training.lr, "weight_decay": training.weight_decay})
+        return parse_space(value, baseline, dataset.full_px)
     except InputError as error:
         raise sentence_error(error) from None
 
@@ -105,6 +117,8 @@ class Training(BaseModel):
     label_smoothing: float = _DEFAULTS["label_smoothing"]
     augment: tuple[Augmentation, ...] = _DEFAULTS["augment"]
     precision: Precision = _DEFAULTS["precision"]
+    compile: bool = _DEFAULTS["compile"]
+    accumulate: int = _DEFAULTS["accumulate"]
 
     @field_validator("*", mode="before")
     @classmethod
@@ -133,12 +147,17 @@ class Budget(BaseModel):
 
 
 class Resources(BaseModel):
-    """What one trial gets. cpus: cores, hence threads. gpus: devices, or a share of one."""
+    """What one trial gets. cpus: cores, hence threads. gpus: devices, each for a rank of its own, or a share of one."""
 
     model_config = _FROZEN
 
     cpus: Annotated[int, ruled(partial(check_integer, lowest=1))] = 1
     gpus: Annotated[float, ruled(check_gpus)] = 0
+
+    @property
+    def ranks(self) -> int:
+        """Processes that share each batch of a trial."""
+        return max(1, int(self.gpus))
 
 
 class StudySpec(BaseModel):
@@ -157,6 +176,14 @@ class StudySpec(BaseModel):
     resources: Resources = Field(default_factory=Resources)
     seed: Annotated[int, ruled(partial(check_integer, lowest=0))] = 0
     storage: Annotated[str | None, ruled(check_storage)] = None
+
+    @model_validator(mode="after")
+    def _gpus_share_batches(self) -> Self:
+        try:
+            check_shared_batch("training.batch_size", self.training.batch_size, self.resources.ranks)
+        except InputError as error:
+            raise sentence_error(error) from None
+        return self
 
     @classmethod
     def from_json_dict(cls, raw: object) -> StudySpec:
@@ -190,6 +217,7 @@ class StudySpec(BaseModel):
             seed=seed,
             device=device,
             threads=threads,
+            ranks=self.resources.ranks,
             checkpoint=checkpoint,
             **training,
         )

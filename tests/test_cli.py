@@ -13,10 +13,12 @@ from filled import TINY, filled_store
 from yaml import safe_dump
 
 from trainers import Schedule
+from trainers.errors import InputError
+from tuner.cli import app
 from tuner.storage import open_storage
 
 TUNER = Path(sys.executable).parent / "tuner"
-COMMANDS = ["launch", "status", "export", "best", "stop", "dashboard", "train", "confirm", "delete"]
+COMMANDS = ["launch", "status", "export", "best", "stop", "dashboard", "train", "cost", "confirm", "delete"]
 
 
 def tuner(*arguments, cwd, **environment):
@@ -101,6 +103,42 @@ def test_a_database_that_does_not_answer_is_exit_code_1(tmp_path):
     assert refused.returncode == 1
     assert "can't be opened" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+READING = [
+    ["status"],
+    ["status", "--json"],
+    ["status", "tiny"],
+    ["export", "tiny"],
+    ["best", "tiny", "--knee"],
+    ["stop", "tiny"],
+    ["dashboard", "tiny"],
+    ["train", "--study", "tiny", "--trial", "0"],
+    ["confirm", "tiny"],
+    ["delete", "tiny", "--yes"],
+]
+
+
+@pytest.mark.parametrize("arguments", READING, ids=" ".join)
+def test_reading_where_there_is_no_database_makes_none(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^there is no database of studies at sqlite:///tunner\.db"):
+        app([*arguments, "--storage", "sqlite:///tunner.db"], standalone_mode=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistyped_storage_is_one_sentence_and_exit_code_2(tmp_path):
+    refused = tuner("status", "tiny", "--storage", "sqlite:///tunner.db", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    (sentence,) = refused.stderr.strip().splitlines()
+    assert "there is no database of studies at sqlite:///tunner.db" in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_launching_what_is_not_there_makes_no_database(tmp_path):
+    assert tuner("launch", "digit", cwd=tmp_path).returncode == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_enough_trials_already_is_done_with_a_sentence(place):

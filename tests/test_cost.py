@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 
 import pytest
+from filled import pricing, record, tiny_spec
 
 from trainers import Schedule, TrainConfig
 from trainers.calibration import Progress, calibrate, calibration, cost_conditions
@@ -13,8 +15,11 @@ from trainers.config import DataConfig
 from trainers.cost import CostTable, StepCost, parse_step, step_name
 from trainers.errors import InputError, NoisyTimingError
 from trainers.schedule import Step
+from tuner.pricing import FirstBaseline
+from tuner.trials import CompletedTrial
 
 FULL, HALF, POOLED = Step(32, "full"), Step(16, "full"), Step(16, "pooled")
+HALF_OF_FOUR = Step(16, "full", 4)
 TABLE = CostTable(
     conditions={"device": "a made-up one"},
     full_ms=50.0,
@@ -43,20 +48,46 @@ def test_equal_plans_cost_the_same():
     assert TABLE.relative_time(every.plan(60, 32).counts(), 60) == TABLE.relative_time(capped.plan(60, 32).counts(), 60) == 0.625
 
 
-def test_a_table_survives_json():
-    import json
+def test_a_step_on_several_batches_is_priced_as_one_step():
+    grown = dataclasses.replace(TABLE, costs=TABLE.costs | {HALF_OF_FOUR: StepCost(0.75, 0.75, 0.75)})
+    schedule = Schedule(frequency=0.5, batch_growth="constant_work")
+    # Two epochs of ten batches: in each, five full steps, one on four half-side batches and one on the half-side batch left over.
+    counts = schedule.plan(20, 32, 10).counts()
+    assert counts == {FULL: 10, HALF_OF_FOUR: 2, HALF: 2}
+    # The denominator stays the 20 full steps of the baseline's batch.
+    assert grown.relative_time(counts, baseline_steps=20) == (10 + 2 * 0.75 + 2 * 0.25) / 20
+    assert CostTable.from_dict(json.loads(json.dumps(grown.to_dict()))) == grown
 
+
+def test_a_table_survives_json():
     assert CostTable.from_dict(json.loads(json.dumps(TABLE.to_dict()))) == TABLE
 
 
-@pytest.mark.parametrize("step", [FULL, HALF, POOLED])
-def test_step_names_read_back(step):
-    assert parse_step(step_name(step)) == step
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [
+        (FULL, "32/full"),
+        (POOLED, "16/pooled"),
+        (HALF_OF_FOUR, "16/full/4"),
+        (Step(112, "pooled_largest_maps"), "112/pooled_largest_maps"),
+        (Step(8, "pooled_most_saved", 16), "8/pooled_most_saved/16"),
+    ],
+)
+def test_step_names_read_back(step, name):
+    assert step_name(step) == name
+    assert parse_step(name) == step
 
 
-def test_a_wrong_step_name_is_one_sentence():
-    with pytest.raises(InputError, match="step kind is '16/half', it must be <side in pixels>/full or"):
-        parse_step("16/half")
+@pytest.mark.parametrize(
+    "name", ["16/half", "16", "half/full", "16/full/", "16/full/0", "16/full/x", "16/full/4/4", "0/full", "-16/full", "16/pooled_", ""]
+)
+def test_a_wrong_step_name_is_one_sentence(name):
+    with pytest.raises(InputError) as caught:
+        parse_step(name)
+    assert str(caught.value) == (
+        f"step kind is '{name}', it must be <side in pixels>/<kernel> or <side in pixels>/<kernel>/<batches>, "
+        "with a kernel of full, pooled, pooled_largest_maps, pooled_most_saved"
+    )
 
 
 def test_a_cost_is_the_ratio_of_the_fastest_quarters():
@@ -92,7 +123,7 @@ def test_doubt_names_its_reason():
     busy = dataclasses.replace(TABLE, others_frac=0.5)
     assert busy.reason_to_doubt() == "other processes used 50% of this machine's cores (at most 15% may be)"
     wide = dataclasses.replace(TABLE, costs=TABLE.costs | {HALF: StepCost(0.25, 0.24, 0.26)})
-    assert wide.reason_to_doubt() == "the cost of a 16 px full-kernel step is known only to 4.0% (at most 3% is asked for) after 25 rounds"
+    assert wide.reason_to_doubt() == "the cost of a 16/full step is known only to 4.0% (at most 3% is asked for) after 25 rounds"
 
 
 def test_calibration_times_every_kind_and_reports_progress():
@@ -122,3 +153,74 @@ def test_conditions_tell_threads_and_batches_apart():
     assert cost_conditions(CONFIG) != cost_conditions(dataclasses.replace(CONFIG, batch_size=16))
     assert cost_conditions(CONFIG) != cost_conditions(dataclasses.replace(CONFIG, threads=2))
     assert cost_conditions(CONFIG) == cost_conditions(dataclasses.replace(CONFIG, seed=5, lr=0.01))
+
+
+# Wall time against the price
+
+
+def completed(train_s, data_s, *, number=0, rival="baseline", alone=True, device="a made-up one"):
+    return CompletedTrial(
+        number=number, root=number, attempt=1, params={}, values={}, rival=rival, seed=0, curve=[], counts={"32/full": 20},
+        seconds={"train": train_s, "data": data_s, "evaluation": 9.0, "checkpoint": 9.0}, observed_over_calibrated=1.0,
+        test_accuracy=None, device=device, versions={}, commit="", alone=alone,
+    )  # fmt: skip
+
+
+def told(baseline, train_s, data_s, *, alone=True, **params):
+    """Note and line of a trial that is priced at 0.625: half of 20 steps full, half at a quarter of the cost."""
+    spec = tiny_spec()
+    priced = dataclasses.replace(pricing(spec), baseline=lambda: baseline)
+    params = {"frequency": 0.5, "kernel": "full", "window_length": 1.0, "epochs": 4, "lr": 0.05} | params
+    params = {"policy": "deterministic", "batch_norm": "shared"} | params
+    seconds = {"train": train_s, "data": data_s, "evaluation": 5.0, "checkpoint": 5.0}
+    values, stored = priced.values(record(spec, params, 0, 0.9) | {"seconds": seconds}, alone=alone)
+    assert values["relative_time"] == 0.625
+    return stored, priced.line(7, spec.train_config(params, 0), values, stored)
+
+
+def test_a_trial_that_loading_held_up_says_so():
+    # 12 s of training and loading where the baseline took 16 are 75 %; evaluation and checkpoints don't count.
+    stored, line = told(completed(12.0, 4.0), 8.0, 4.0)
+    words = "its wall time relative to the baseline was 75.0 %, 62.5 % was predicted: loading takes 33.3 % of it"
+    assert stored["relative_wall_time"] == 0.75
+    assert f"- {words}" in stored["note"].splitlines()
+    assert line.startswith("trial 7 finished: relative_time 62.5 %, ")
+    assert line.endswith(f"; {words}")
+
+
+@pytest.mark.parametrize(("train_s", "warned"), [(5.5, True), (5.7, False), (6.8, False), (6.9, True)])
+def test_a_tenth_of_the_price_is_the_limit(train_s, warned):
+    # 10 s of the baseline: 6.25 s are predicted, 5.625 to 6.875 are within a tenth.
+    stored, line = told(completed(9.0, 1.0), train_s, 0.0)
+    assert stored["relative_wall_time"] == pytest.approx(train_s / 10)
+    assert ("wall time" in line) == ("wall time" in stored["note"]) == warned
+
+
+@pytest.mark.parametrize("baseline", [None, completed(1.0, 0.0, alone=False), completed(1.0, 0.0, device="another")])
+def test_only_like_is_compared_with_like(baseline):
+    stored, line = told(baseline, 8.0, 4.0)
+    assert stored["relative_wall_time"] is None
+    assert "wall time" not in line + stored["note"]
+
+
+def test_trials_that_both_had_neighbours_are_compared():
+    stored, _ = told(completed(12.0, 4.0, alone=False), 8.0, 4.0, alone=False)
+    assert stored["relative_wall_time"] == 0.75
+
+
+def test_the_first_baseline_is_looked_for_until_it_is_there_and_then_kept():
+    rounds = iter([[], [completed(1.0, 0.0, rival="shorter")], [completed(1.0, 0.0, rival=None), completed(2.0, 0.0, number=1)]])
+    baseline = FirstBaseline(lambda: next(rounds))
+    assert baseline() is None
+    assert baseline() is None
+    assert baseline().number == 1
+    assert baseline().number == 1  # without another look, or the rounds would be at their end
+
+
+def test_the_line_names_pooled_layers_and_growing_batches():
+    spec = tiny_spec()
+    schedule = Schedule(frequency=0.5, kernel="pooled", pooled_layers="largest_maps", batch_growth="constant_work")
+    stored = {"relative_wall_time": None, "metrics": {"relative_time": 0.5}}
+    line = pricing(spec).line(3, dataclasses.replace(CONFIG, schedule=schedule), {"relative_time": 0.5}, stored)
+    words = "every 2nd step at 0.5 side, pooled kernels in the largest maps, batches grow"
+    assert line == f"trial 3 finished: relative_time 50.0 %; 10 epochs, {words}"

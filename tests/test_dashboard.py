@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from filled import filled_store
 
-from tuner.dashboard import attach_plots
+from tuner.dashboard import CARD_PX, attach_plots
+from tuner.plots_html import schedules_figure
+from tuner.results import study_front
 from tuner.storage import open_storage
 
 TUNER = Path(sys.executable).parent / "tuner"
@@ -59,6 +61,17 @@ def test_attaching_twice_replaces(tmp_path):
     assert store.storage.get_study_system_attrs(store.study_id).keys() == before
 
 
+def test_the_strips_that_fit_into_a_card_span_the_front(tmp_path):
+    results = study_front(filled_store(open_storage(f"sqlite:///{tmp_path / 'tuner.db'}"), 10))
+    numbers = [trial.number for trial in results.front]
+    assert len(numbers) == 7
+    card, page = schedules_figure(results, CARD_PX), schedules_figure(results)
+    pictured = [[int(note.text.split(":")[0].removeprefix("trial ")) for note in figure.layout.annotations] for figure in (card, page)]
+    assert pictured == [[numbers[place] for place in (0, 2, 4, 6)], numbers]
+    assert card.layout.height == CARD_PX
+    assert "4 of 7" in card.layout.title.text
+
+
 def test_a_browser_shows_the_study_with_our_front(served, tmp_path):
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
@@ -75,6 +88,12 @@ def test_a_browser_shows_the_study_with_our_front(served, tmp_path):
         page.wait_for_function(
             "document.body.innerText.includes('shorter full resolution') || document.querySelectorAll('.js-plotly-plot').length >= 2"
         )
+        # A card cuts off what is higher than itself.
+        cut_off = page.evaluate(
+            "[...document.querySelectorAll('.js-plotly-plot')].filter(plot => plot.querySelector('.main-svg')"
+            ".getBoundingClientRect().bottom > plot.closest('.MuiCard-root, .MuiPaper-root').getBoundingClientRect().bottom).length"
+        )
+        assert cut_off == 0
         page.screenshot(path=tmp_path / "dashboard.png", full_page=True)
         browser.close()
     assert (tmp_path / "dashboard.png").stat().st_size > 10_000

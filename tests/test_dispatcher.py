@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from optuna.samplers import RandomSampler
 from trainers.errors import RunError
 from tuner.dispatcher import STOP_REQUEST, Dispatcher, TrialMaker
 from tuner.jobs import EpochDone, TrialDone, TrialFailed
+from tuner.pricing import FirstBaseline
 from tuner.proposals import ListProposer, Proposal, SearchProposer
 from tuner.sampling import CanonicalSampler, distributions
 from tuner.storage import open_storage
@@ -37,7 +39,8 @@ def make(store, tmp_path, trials, slots=2, proposer=None, deadline_s=None):
         data_root=str(tmp_path),
         device="cpu",
     )
-    return Dispatcher(store, maker, pricing(spec), trials=trials, slots=slots, deadline_s=deadline_s)
+    priced = dataclasses.replace(pricing(spec), baseline=FirstBaseline(lambda: store.trials().completed))
+    return Dispatcher(store, maker, priced, trials=trials, slots=slots, deadline_s=deadline_s)
 
 
 @contextmanager
@@ -97,6 +100,16 @@ def test_values_are_priced_from_the_counts(store, tmp_path):
         # 2 s were made up as really taken, a full step as 100 ms.
         assert trial.observed_over_calibrated == pytest.approx(2.0 / (trial.values["relative_time"] * 20 * 0.1))
     assert store.trials().completed[0].values["relative_time"] == 1.0
+
+
+def test_a_trial_that_takes_longer_than_its_share_of_the_baseline_says_so(store, tmp_path):
+    dispatcher = make(store, tmp_path, trials=2)
+    lines = []
+    dispatcher.on_event = lines.append
+    drive(store, dispatcher, lambda n, job: good(store, job))
+    # 2 s of training and 0.1 s of loading were made up for both, the baseline and three quarters of it.
+    assert "wall time" not in lines[0]
+    assert lines[1].endswith("its wall time relative to the baseline was 100.0 %, 75.0 % was predicted: loading takes 4.8 % of it")
 
 
 def test_a_finished_study_hands_out_nothing(store, tmp_path):

@@ -96,6 +96,12 @@ def study(trials=TRIALS, name="small", objectives=TWO):
         ({"window_start": 0.29, "window_length": 0.29, "kernel": "full"}, "every 2nd step at 0.5 side, window 29-58 %"),
         ({"window_start": 0.5, "window_length": 0.8, "kernel": "full"}, "every 2nd step at 0.5 side, window 50-100 %"),
         ({"batch_norm": "separate"}, "every 2nd step at 0.5 side, window 0-80 %, pooled kernels, separate batch norm"),
+        (
+            {"pooled_layers": "largest_maps", "batch_growth": "constant_work"},
+            "every 2nd step at 0.5 side, window 0-80 %, pooled kernels in the largest maps, batches grow",
+        ),
+        ({"pooled_layers": "most_saved"}, "every 2nd step at 0.5 side, window 0-80 %, pooled kernels where they save most"),
+        ({"pooled_layers": "most_saved", "kernel": "full"}, "every 2nd step at 0.5 side, window 0-80 %"),
         ({"frequency": 0.0}, "full resolution"),
         ({"window_length": 0.0}, "full resolution"),
         ({"scale": 1.0}, "full resolution"),
@@ -362,6 +368,16 @@ def test_schedules_picture_shows_each_steps_side_and_kernel():
     assert len(figure.data[1].x) == picture.pooled.sum()
     meshes = [mesh.get_array() for mesh in front_drawing(study()).axes[1].collections if hasattr(mesh, "get_coordinates")]
     assert np.array_equal(np.concatenate(meshes), picture.sides)
+
+
+def test_a_strip_shows_the_trainings_batches_however_many_a_step_takes():
+    plain, grown = (trial(0, 0.5, 0.6, params=SCHEDULE | fields) for fields in ({}, {"batch_growth": "constant_work"}))
+    layers = trial(0, 0.5, 0.6, params=SCHEDULE | {"pooled_layers": "most_saved"})
+    expected = schedules_picture(study([plain]))
+    for other in (grown, layers):
+        picture = schedules_picture(study([other]))
+        assert (picture.sides == expected.sides).all()
+        assert (picture.pooled == expected.pooled).all()
 
 
 @pytest.mark.parametrize(

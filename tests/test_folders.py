@@ -17,6 +17,7 @@ from trainers.config import DataConfig
 from trainers.data import LoaderSplit, TensorSplit, load_data, load_test
 from trainers.errors import InputError, RunError
 from trainers.folders import Preprocessing, find_images
+from trainers.schedule import Step
 
 
 @pytest.fixture
@@ -86,25 +87,35 @@ def test_loader_evaluates_by_the_imagenet_rule(photos: DataConfig) -> None:
 @pytest.mark.usefixtures("by_workers")
 def test_spawned_workers_give_the_same_batches_as_none(photos: DataConfig) -> None:
     threads = torch.get_num_threads()
-    options = {"seed": 5, "epoch": 2, "augment": ("crop", "flip", "cutout")}
+    options = {"seed": 5, "epoch": 2, "augment": ("crop", "flip", "cutout"), "training": True}
+    options |= {"steps": (Step(16, "full"), Step(32, "full"), Step(16, "full", 2))}
     try:
         torch.set_num_threads(1)
         alone = load_data(photos, CPU).train
         assert alone._loader.num_workers == 0
-        images, labels = trained(alone, 4, **options)
+        expected = list(alone.batches(4, **options))
         load_data.cache_clear()
         torch.set_num_threads(2)
         spawned = load_data(photos, CPU).train
         assert spawned._loader.num_workers == 2
         for _ in range(2):
-            other_images, other_labels = trained(spawned, 4, **options)
-            assert torch.equal(images, other_images)
-            assert torch.equal(labels, other_labels)
+            for batch, other in zip(expected, spawned.batches(4, **options), strict=True):
+                assert torch.equal(batch[0], other[0])
+                assert torch.equal(batch[1], other[1])
         assert len(evaluated(spawned, 5)[0]) == 18
+        # Read by a worker, told in one sentence all the same.
+        _damage_all(Path(photos.root) / "train" / "cat")
+        with pytest.raises(InputError, match=r"^image file '.*/train/cat/.*\.jpg' cannot be decoded: cannot identify image file .*$"):
+            evaluated(spawned, 5)
     finally:
         torch.set_num_threads(threads)
         # Ends the workers.
         load_data.cache_clear()
+
+
+def _damage_all(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.write_bytes(b"not an image")
 
 
 @pytest.mark.usefixtures("by_workers")
@@ -149,9 +160,11 @@ def test_two_iterations_at_once_are_refused(photos: DataConfig) -> None:
     split = load_data(photos, CPU).train
     first = split.batches(4, training=True)
     next(first)
-    next(split.batches(4, training=True))
+    # The call alone sets the workers to other batches.
+    second = split.batches(4, training=True)
     with pytest.raises(RunError, match="two iterations over the same image files"):
         next(first)
+    assert len(list(second)) == 4
 
 
 @pytest.mark.parametrize(

@@ -173,33 +173,31 @@ def test_the_password_stays_in_the_driver(place, monkeypatch):
         assert all(point["counts"] and point["seconds"]["train"] > 0 and point["commit"] for point in front)
 
 
-def test_a_launched_front_is_confirmed_with_fresh_seeds(place):
-    launched = start("launch", "tiny.yaml", "--trials", 4, cwd=place)
-    output = ended(launched)
-    assert launched.returncode == 0, output
-    command = [TUNER, "confirm", "tiny", "--seeds", "2", "--json", "--accept-noisy-timing"]
-    first = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
-    confirmed = json.loads(first.stdout)
-    baseline = next(point for point in confirmed["points"] if point["rival"] == "baseline")
-    assert baseline["relative_time"] == 1.0
-    assert all(len(point["test_accuracy"]) == 2 for point in confirmed["points"])
-    store = stored(f"sqlite:///{place / 'tuner.db'}", "tiny.confirm")
-    assert {trial.seed for trial in store.trials().completed} == {1_000_000, 1_000_001}
-    # Nothing is trained again, and the searched study is untouched.
-    assert json.loads(subprocess.run(command, cwd=place, capture_output=True, text=True, check=True).stdout) == confirmed
-    assert stored(f"sqlite:///{place / 'tuner.db'}", "tiny").trial_count() == 4
-
-
-def test_images_below_a_relative_root_reach_the_workers(place):
-    """Tune gives every trial a current folder of its own, in which a relative path leads nowhere."""
+def write_images(folder, count):
     for name, colour in (("dark", 40), ("light", 200)):
-        folder = place / "images" / "train" / name
-        folder.mkdir(parents=True)
-        for number in range(40):
-            Image.new("RGB", (32, 32), (colour + number, colour, colour)).save(folder / f"{number}.png")
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (32, 32), (colour + number, colour, colour)).save(folder / name / f"{number}.png")
+
+
+def test_a_front_on_an_image_folder_is_confirmed_with_fresh_seeds(place):
+    """The folder is named by a relative path: Tune gives every trial a current folder of its own, in which such a path leads nowhere."""
+    write_images(place / "images" / "train", 40)
+    write_images(place / "images" / "test", 8)
     dataset = {"name": "folder", "root": "images", "side_px": 32, "val_images": 16}
     (place / "own.yaml").write_text(safe_dump(TINY | {"name": "own", "dataset": dataset}))
     launched = start("launch", "own.yaml", "--trials", 3, cwd=place)
     output = ended(launched)
     assert launched.returncode == 0, output
     assert "3 of 3 trials are finished" in output
+    command = [TUNER, "confirm", "own", "--seeds", "2", "--json", "--accept-noisy-timing"]
+    first = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
+    confirmed = json.loads(first.stdout)
+    baseline = next(point for point in confirmed["points"] if point["rival"] == "baseline")
+    assert baseline["relative_time"] == 1.0
+    assert all(len(point["test_accuracy"]) == 2 for point in confirmed["points"])
+    store = stored(f"sqlite:///{place / 'tuner.db'}", "own.confirm")
+    assert {trial.seed for trial in store.trials().completed} == {1_000_000, 1_000_001}
+    # Nothing is trained again, and the searched study is untouched.
+    assert json.loads(subprocess.run(command, cwd=place, capture_output=True, text=True, check=True).stdout) == confirmed
+    assert stored(f"sqlite:///{place / 'tuner.db'}", "own").trial_count() == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,12 @@ import torch
 
 from trainers import Schedule, TrainConfig, train
 from trainers.config import DataConfig
+from trainers.data import TensorSplit
 from trainers.errors import InputError, NonFiniteLossError
 from trainers.loop import Training, evaluate_test
 from trainers.models import build_model
+from trainers.schedule import Step
+from trainers.steps import training_step
 
 SCHEDULE = Schedule(policy="stochastic", frequency=0.5, kernel="pooled", batch_norm="separate", window_length=0.8, seed=3)
 CONFIG = TrainConfig(
@@ -89,6 +93,74 @@ def test_the_counts_are_those_of_the_plan(undisturbed):
     assert sum(undisturbed.counts.values()) == 15
 
 
+GROWN = dataclasses.replace(
+    CONFIG,
+    data=DataConfig(name="digits", train_images=288, val_images=80),
+    schedule=Schedule(frequency=1.0, window_length=0.5, batch_growth="constant_work"),
+)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Images and labels of every training batch, and learning rate of every step."""
+    batches, rates = [], []
+    batches_of = TensorSplit.batches
+
+    def recorded_batches(split, *args, training, **options):
+        for batch in batches_of(split, *args, training=training, **options):
+            batches.extend([batch] if training else [])
+            yield batch
+
+    def recorded_step(model, optimizer, images, labels, config):
+        rates.extend({group["lr"] for group in optimizer.param_groups})
+        return training_step(model, optimizer, images, labels, config)
+
+    monkeypatch.setattr(TensorSplit, "batches", recorded_batches)
+    monkeypatch.setattr("trainers.loop.training_step", recorded_step)
+    return batches, rates
+
+
+def test_grown_batches_hold_the_same_images(seen):
+    batches, _ = seen
+    Training(GROWN).run_epoch()
+    grown = list(batches)
+    batches.clear()
+    Training(dataclasses.replace(GROWN, schedule=Schedule())).run_epoch()
+    # Nine batches of 32 images at half side: two steps of four, and one that was left.
+    assert [len(images) for images, _ in grown] == [128, 128, 32]
+    assert [len(images) for images, _ in batches] == [32] * 9
+    for part in (0, 1):
+        assert torch.equal(torch.cat([batch[part] for batch in grown]), torch.cat([batch[part] for batch in batches]))
+
+
+def test_the_rate_of_each_step_is_that_of_its_progress_times_its_batches(seen):
+    _, rates = seen
+    train(dataclasses.replace(GROWN, lr_curve="cosine", lr=0.02))
+    # 27 batches in 3 epochs, half side in the first 14. Every pair: batches before the step, batches in it.
+    steps = [(0, 4), (4, 4), (8, 1), (9, 4), (13, 1), *((done, 1) for done in range(14, 27))]
+    assert rates == pytest.approx([batches * 0.01 * (1 + math.cos(math.pi * done / 27)) for done, batches in steps])
+
+
+def test_a_resumed_training_with_grown_batches_ends_bit_same(tmp_path):
+    whole = train(GROWN)
+    for _ in range(3):
+        sitting = Training(dataclasses.replace(GROWN, checkpoint=str(tmp_path / "run.pt")))
+        report = sitting.run_epoch()
+    assert sitting.done
+    assert report.epoch == 3
+    assert weights_digest(sitting.model) == weights_digest(whole.model)
+    assert sitting.result().counts == whole.counts == {Step(16, "full", 4): 3, Step(16, "full"): 2, Step(32, "full"): 13}
+
+
+def test_accumulated_steps_resume_bit_same_too(tmp_path):
+    config = dataclasses.replace(CONFIG, accumulate=3, epochs=2)
+    whole = train(config)
+    for _ in range(2):
+        sitting = Training(dataclasses.replace(config, checkpoint=str(tmp_path / "run.pt")))
+        sitting.run_epoch()
+    assert weights_digest(sitting.model) == weights_digest(whole.model)
+
+
 def test_the_weights_load_into_the_untouched_network(undisturbed):
     plain = build_model("cifar_resnet8", 10, 32)
     assert plain.load_state_dict(undisturbed.model.state_dict()) == torch.nn.modules.module._IncompatibleKeys([], [])
@@ -98,7 +170,7 @@ def test_a_result_reports_every_epoch_and_all_its_seconds(undisturbed):
     assert len(undisturbed.curve) == 3
     assert undisturbed.curve[-1] == undisturbed.val_accuracy
     assert all(0 <= accuracy <= 1 for accuracy in undisturbed.curve)
-    assert set(undisturbed.seconds) == {"train", "data", "evaluation", "checkpoint"}
+    assert set(undisturbed.seconds) == {"train", "data", "compile", "evaluation", "checkpoint"}
     assert undisturbed.seconds["train"] > undisturbed.seconds["checkpoint"]
     assert 0 <= evaluate_test(CONFIG, undisturbed.model) <= 1
 

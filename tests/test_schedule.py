@@ -1,7 +1,9 @@
 """Plans are checked against plans worked by hand and against brute force in decimals, never against the formula in schedule.py."""
 
+import copy
 import dataclasses
 import math
+import pickle
 import subprocess
 import sys
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal
@@ -14,10 +16,11 @@ from hypothesis import strategies as st
 
 from trainers import schedule as schedule_module
 from trainers.errors import InputError
-from trainers.schedule import Plan, Schedule, Step, pooled_size, read_schedule_file, round_side
+from trainers.schedule import Plan, Schedule, Step, lr_factor, pooled_size, read_schedule_file, round_side
 
 FULL = Step(32, "full")
 HALF = Step(16, "full")
+HALF_OF_FOUR = Step(16, "full", 4)
 
 
 def sides(plan: Plan) -> list[int]:
@@ -36,10 +39,12 @@ schedules = st.builds(
     frequency=st.floats(0, 1),
     scale=st.floats(0, 1, exclude_min=True),
     kernel=st.sampled_from(get_args(schedule_module.Kernel)),
+    pooled_layers=st.sampled_from(get_args(schedule_module.PooledLayers)),
     batch_norm=st.sampled_from(get_args(schedule_module.BatchNorm)),
     window_start=st.floats(0, 1),
     window_length=st.floats(0, 1),
     growth=st.sampled_from(get_args(schedule_module.Growth)),
+    batch_growth=st.sampled_from(get_args(schedule_module.BatchGrowth)),
     side_multiple=st.integers(1, 64),
     seed=st.integers(0, 2**40),
 )
@@ -60,6 +65,14 @@ class TestHandWorkedPlans:
         pooled = Step(16, "pooled")
         plan = Schedule(frequency=0.5, kernel="pooled", window_start=0.25, window_length=0.5).plan(12, 32)
         assert plan == (FULL, FULL, FULL, FULL, pooled, FULL, pooled, FULL, pooled, FULL, FULL, FULL)
+
+    @pytest.mark.parametrize(
+        ("pooled_layers", "kernel"),
+        [("all", "pooled"), ("largest_maps", "pooled_largest_maps"), ("most_saved", "pooled_most_saved")],
+    )
+    def test_which_layers_are_pooled_is_part_of_the_kind_of_step(self, pooled_layers: str, kernel: str) -> None:
+        assert Schedule(frequency=1, kernel="pooled", pooled_layers=pooled_layers).plan(2, 32) == (Step(16, kernel),) * 2
+        assert Schedule(frequency=1, pooled_layers=pooled_layers).plan(2, 32) == (HALF,) * 2
 
     def test_linear_growth(self) -> None:
         # 8 steps in the window: scale 0.5 + 0.5 * i / 8, times 64 is 32, 36, 40, ..., 60; then full.
@@ -83,6 +96,92 @@ class TestHandWorkedPlans:
         assert Schedule(frequency=1).plan(0, 32) == ()
         assert Schedule(frequency=1).plan(1, 32) == (HALF,)
         assert Schedule(frequency=0.5).plan(1, 32) == (FULL,)
+
+
+class TestEpochs:
+    def test_epochs_cut_the_plan_and_the_last_may_be_shorter(self) -> None:
+        plan = Schedule(frequency=0.5).plan(5, 32, steps_per_epoch=2)
+        assert plan == Schedule(frequency=0.5).plan(5, 32) == (FULL, HALF, FULL, HALF, FULL)
+        assert plan.epochs == ((FULL, HALF), (FULL, HALF), (FULL,))
+
+    def test_without_their_length_the_training_is_one_epoch(self) -> None:
+        assert Schedule(frequency=0.5).plan(3, 32).epochs == ((FULL, HALF, FULL),)
+        assert Schedule(frequency=0.5).plan(0, 32).epochs == ()
+
+    def test_a_plan_survives_pickle_and_copy(self) -> None:
+        plan = Schedule(frequency=0.5).plan(5, 32, steps_per_epoch=2)
+        for twin in (pickle.loads(pickle.dumps(plan)), copy.copy(plan), copy.deepcopy(plan)):
+            assert (twin, twin.epochs, type(twin)) == (plan, plan.epochs, Plan)
+
+
+def grown(total_steps: int, steps_per_epoch: int, full_px: int = 32, **fields: object) -> Plan:
+    return Schedule(batch_growth="constant_work", **fields).plan(total_steps, full_px, steps_per_epoch)
+
+
+class TestBatchGrowth:
+    def test_interleaved_steps_are_gathered_where_the_last_of_them_stood(self) -> None:
+        # F R F R F R F R: at half the side four batches have the pixels of one.
+        plan = grown(8, 8, frequency=0.5)
+        assert plan == (FULL, FULL, FULL, FULL, HALF_OF_FOUR)
+        assert plan.counts() == {FULL: 4, HALF_OF_FOUR: 1}
+
+    def test_full_steps_go_on_between_gathered_ones(self) -> None:
+        # floor(n * 0.8) is 0 0 1 2 3 4 4 5 6 7 8: F R R R R F R R R R.
+        assert grown(10, 10, frequency=0.8) == (FULL, HALF_OF_FOUR, FULL, HALF_OF_FOUR)
+
+    def test_what_is_left_at_an_epochs_end_stays_single_where_it_is(self) -> None:
+        # Epochs of F R F R F R, three reduced batches each: too few for one step of four.
+        assert grown(12, 6, frequency=0.5) == (FULL, HALF) * 6
+        # F R F R F R F R F R | F R: the fifth is left over, and so is the next epoch's first.
+        plan = grown(12, 10, frequency=0.5)
+        assert plan.epochs == ((FULL, FULL, FULL, FULL, HALF_OF_FOUR, FULL, HALF), (FULL, HALF))
+
+    def test_what_is_left_at_the_windows_end_stays_single_before_it(self) -> None:
+        # Six reduced batches, then four full ones.
+        assert grown(10, 10, frequency=1, window_length=0.6) == (HALF_OF_FOUR, HALF, HALF, FULL, FULL, FULL, FULL)
+
+    def test_growing_sides_are_gathered_each_by_itself(self) -> None:
+        # Sides of 8 batches from 16 of 32 px: 16 18 20 22 24 26 28 30, in multiples of 4, halves up: 16 20 20 24 24 28 28 32.
+        # 1024 / 400 = 2.56: two batches of 20 px; 1024 / 576 = 1.8: one of 24. A single 16 px batch is left before the side changes.
+        plan = grown(8, 8, frequency=1, growth="linear")
+        assert plan == (HALF, Step(20, "full", 2), *[Step(24, "full")] * 2, *[Step(28, "full")] * 2, FULL)
+
+    @pytest.mark.parametrize(
+        ("scale", "full_px", "side_px", "batches"), [(0.5, 224, 112, 4), (0.57, 224, 128, 3), (0.25, 32, 8, 16), (0.5, 30, 16, 3)]
+    )
+    def test_no_more_pixels_than_a_full_batch(self, scale: float, full_px: int, side_px: int, batches: int) -> None:
+        # 224^2 / 128^2 = 3.06, 30^2 / 16^2 = 3.5.
+        assert grown(batches, batches, full_px, frequency=1, scale=scale) == (Step(side_px, "full", batches),)
+        assert batches * side_px**2 <= full_px**2 < (batches + 1) * side_px**2
+
+    def test_pooled_kernels_are_gathered_too(self) -> None:
+        plan = grown(5, 5, frequency=1, kernel="pooled", pooled_layers="largest_maps")
+        assert plan == (Step(16, "pooled_largest_maps", 4), Step(16, "pooled_largest_maps"))
+
+    @settings(deadline=None)
+    @given(schedule=schedules, steps=st.integers(0, 120), steps_per_epoch=st.integers(1, 50), full_px=st.integers(1, 64))
+    def test_the_batches_of_a_plan_and_of_every_epoch_stay_the_same(
+        self, schedule: Schedule, steps: int, steps_per_epoch: int, full_px: int
+    ) -> None:
+        plan = dataclasses.replace(schedule, batch_growth="constant_work").plan(steps, full_px, steps_per_epoch)
+        single = dataclasses.replace(schedule, batch_growth="none").plan(steps, full_px, steps_per_epoch)
+        assert sum(step.batches for step in plan) == steps
+        for epoch, single_epoch in zip(plan.epochs, single.epochs, strict=True):
+            assert sum(step.batches for step in epoch) == len(single_epoch)
+            for kind in set(single_epoch):
+                most = max(count for count in range(1, full_px**2 + 1) if count * kind.side_px**2 <= full_px**2)
+                batches = [step.batches for step in epoch if (step.side_px, step.kernel) == (kind.side_px, kind.kernel)]
+                assert sum(batches) == single_epoch.count(kind)
+                assert set(batches) <= {1, most}
+                assert most == 1 or batches.count(1) < most
+
+    def test_it_needs_the_length_of_an_epoch(self) -> None:
+        with pytest.raises(InputError, match=r"^steps_per_epoch is None, it must be .* where batch_growth is 'constant_work'$"):
+            Schedule(batch_growth="constant_work").plan(8, 32)
+
+    def test_learning_rates_follow_the_batches(self) -> None:
+        assert [lr_factor(batches, "sgd") for batches in (1, 2, 9)] == [1, 2, 9]
+        assert [lr_factor(batches, "adamw") for batches in (1, 4, 9)] == [1, 2, 3]
 
 
 class TestDeterministicPolicy:
@@ -218,12 +317,13 @@ class TestCounts:
     @settings(deadline=None)
     @given(schedule=schedules, steps=st.integers(0, 200), full_px=st.integers(1, 300))
     def test_counts_add_up_and_every_step_is_valid(self, schedule: Schedule, steps: int, full_px: int) -> None:
-        plan = schedule.plan(steps, full_px)
+        plan = schedule.plan(steps, full_px, 20)
         counts = plan.counts()
-        assert len(plan) == sum(counts.values()) == steps
+        assert len(plan) == sum(counts.values())
+        assert sum(step.batches * count for step, count in counts.items()) == steps
         for step, count in counts.items():
             assert count == sum(1 for other in plan if other == step)
-            assert step == Step(full_px, "full") or (step.side_px < full_px and step.kernel == schedule.kernel)
+            assert step == Step(full_px, "full") or (step.side_px < full_px and step.kernel.startswith(schedule.kernel))
             assert step.side_px == full_px or step.side_px % schedule.side_multiple == 0
 
 
@@ -231,13 +331,15 @@ class TestCanonical:
     @settings(deadline=None)
     @given(schedule=schedules, steps=st.integers(0, 60), full_px=st.integers(1, 300))
     def test_it_plans_the_same_and_is_its_own_canonical(self, schedule: Schedule, steps: int, full_px: int) -> None:
-        canonical = schedule.canonical()
-        assert canonical.plan(steps, full_px) == schedule.plan(steps, full_px)
-        assert canonical.canonical() == canonical
+        for canonical in (schedule.canonical(), schedule.canonical(full_px)):
+            assert canonical.plan(steps, full_px, 20) == schedule.plan(steps, full_px, 20)
+        assert schedule.canonical().canonical() == schedule.canonical()
+        assert schedule.canonical(full_px).canonical(full_px) == schedule.canonical(full_px)
 
     @pytest.mark.parametrize("fields", [{"frequency": 0}, {"window_length": 0}, {"window_start": 1}, {"scale": 1}])
     def test_schedules_that_reduce_nothing_are_equal(self, fields: dict[str, float]) -> None:
         busy = {"policy": "stochastic", "frequency": 0.5, "kernel": "pooled", "batch_norm": "separate", "growth": "linear", "seed": 9}
+        busy |= {"pooled_layers": "most_saved", "batch_growth": "constant_work"}
         assert Schedule(**(busy | fields)).canonical() == Schedule()
 
     def test_the_seed_counts_only_where_something_is_drawn(self) -> None:
@@ -245,6 +347,20 @@ class TestCanonical:
         assert Schedule(policy="stochastic", frequency=1, seed=3).canonical() == Schedule(frequency=1)
         drawn = Schedule(policy="stochastic", frequency=0.5, seed=3)
         assert drawn.canonical() == drawn
+
+    def test_layers_count_only_where_kernels_are_pooled(self) -> None:
+        assert Schedule(frequency=0.5, pooled_layers="most_saved").canonical() == Schedule(frequency=0.5)
+        pooled = Schedule(frequency=0.5, kernel="pooled", pooled_layers="most_saved")
+        assert pooled.canonical() == pooled
+
+    def test_batch_growth_counts_only_where_a_second_batch_fits(self) -> None:
+        # 24 of 32 px: 1024 / 576 = 1.8 batches; 20 px: 2.56. Of 28 px, 0.75 is 21, rounded 20: 784 / 400 = 1.96.
+        slight = Schedule(frequency=0.5, scale=0.75, batch_growth="constant_work")
+        assert slight.canonical(32) == slight.canonical(28) == Schedule(frequency=0.5, scale=0.75)
+        # Of 6 px, 0.75 is 4.5, rounded 4: 36 / 16 = 2.25. So nothing can be said where the full side is not known.
+        assert slight.canonical() == slight.canonical(6) == slight
+        strong = dataclasses.replace(slight, scale=0.625)
+        assert strong.canonical(32) == strong
 
 
 class TestFiles:
@@ -265,6 +381,15 @@ class TestFiles:
         path = tmp_path / "schedule.yaml"
         path.write_text("frequency: 1\nscale: 0.25\n", encoding="utf-8")
         assert Schedule.load(str(path)) == Schedule(frequency=1, scale=0.25)
+
+    def test_a_file_from_before_layers_and_batches_means_what_it_meant(self, tmp_path) -> None:
+        path = tmp_path / "schedule.yaml"
+        written = {
+            "policy": "deterministic", "frequency": 0.5, "scale": 0.5, "kernel": "pooled", "batch_norm": "shared",
+            "window_start": 0.0, "window_length": 1.0, "growth": "constant", "side_multiple": 4, "seed": 0,
+        }  # fmt: skip
+        path.write_text(yaml.safe_dump(written))
+        assert Schedule.load(path) == Schedule(frequency=0.5, kernel="pooled", pooled_layers="all", batch_growth="none")
 
     @pytest.mark.parametrize(
         ("content", "reason"),
@@ -308,6 +433,9 @@ class TestBadFields:
             ("kernel", None, "one of full, pooled"),
             ("batch_norm", "seperate", "one of shared, separate; the nearest valid name is 'separate'"),
             ("growth", 3, "one of constant, linear"),
+            ("pooled_layers", "largest", "one of all, largest_maps, most_saved; the nearest valid name is 'largest_maps'"),
+            ("batch_growth", "linear", "one of none, constant_work"),
+            ("batch_growth", None, "one of none, constant_work; the nearest valid name is 'none'"),
             ("growth", ["linear"], "one of constant, linear; the nearest valid name is 'linear'"),
             ("frequency", 1.5, "a finite number of at least 0 and at most 1"),
             ("frequency", -0.1, "a finite number of at least 0 and at most 1"),

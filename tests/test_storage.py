@@ -12,12 +12,12 @@ import postgres
 import pytest
 from optuna.storages import RDBStorage
 from psycopg import sql
-from sqlalchemy import text
+from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from trainers.errors import InputError, RunError
 from tuner import storage as storage_module
-from tuner.storage import forget_secrets, is_transient, masked, open_storage, resolve_url, with_retries
+from tuner.storage import forget_secrets, holds_studies, is_transient, masked, open_existing, open_storage, resolve_url, with_retries
 
 SECRET = "s3cr:t/p{a}ss%40w"
 QUOTED_SECRET = "s3cr%3At%2Fp%7Ba%7Dss%2540w"
@@ -241,6 +241,38 @@ class TestOpening:
         (tmp_path / "notes.txt").write_text("no database" * 100)
         with pytest.raises(RunError, match="can't be opened: file is not a database"):
             open_storage(f"sqlite:///{tmp_path / 'notes.txt'}")
+
+
+class TestOpenExisting:
+    def test_only_a_database_with_studies_is_one(self, empty_storage_url):
+        url = resolve_url(empty_storage_url, None)
+        assert not holds_studies(url)
+        with pytest.raises(InputError, match=r"^there is no database of studies at .*--storage or TUNER_STORAGE.*tuner launch$"):
+            open_existing(url)
+        assert not holds_studies(url), "looking made it"
+        study_id = open_storage(url).create_new_study([1], "kept")
+        assert holds_studies(url)
+        assert open_existing(url).get_study_id_from_name("kept") == study_id
+
+    def test_nothing_is_created(self, tmp_path, postgres_database):
+        assert not holds_studies(f"sqlite:///{tmp_path / 'none.db'}")
+        assert list(tmp_path.iterdir()) == []
+        with pytest.raises(InputError):
+            open_existing(resolve_url(postgres_database, None))
+        engine = create_engine(resolve_url(postgres_database, None))
+        assert inspect(engine).get_table_names() == []
+        engine.dispose()
+
+    def test_a_sqlite_uri(self, tmp_path):
+        url = resolve_url(f"sqlite:///file:{tmp_path / 'tuner.db'}?uri=true", None)
+        open_storage(url).create_new_study([1], "kept")
+        assert open_existing(url).get_study_id_from_name("kept") == 1
+
+    def test_no_answer_is_no_missing_database(self, free_port):
+        url = f"postgresql+psycopg://u:hush@127.0.0.1:{free_port}/db"
+        with pytest.raises(RunError, match=r"^the database .* can't be opened: .*refused") as caught:
+            open_existing(url)
+        assert "hush" not in everything_said(caught.value)
 
 
 def _open_at_once(url, barrier, outcomes):

@@ -6,7 +6,6 @@ When the machine is not quiet the calibration is repeated and then refused. Our 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import random
@@ -22,12 +21,13 @@ import torch
 
 from trainers.config import TrainConfig
 from trainers.cost import MAX_OTHERS_FRAC, CostTable, StepCost
-from trainers.device import available_cores, device_name, resolve_device, set_threads, versions
-from trainers.downsampling import Downsampler, check_sides, resize
+from trainers.device import available_cores, device_name, peak_memory_mib, reset_peak_memory, resolve_device, set_threads, versions
+from trainers.distributed import RankPool
+from trainers.downsampling import check_sides
 from trainers.errors import NoisyTimingError, RunError
-from trainers.loop import build_training_model, training_step
-from trainers.optim import build_optimizer
-from trainers.schedule import Schedule, Step
+from trainers.ranks import Ranks
+from trainers.rehearsal import Rehearsal, compile_steps, or_out_of_memory
+from trainers.schedule import Step
 
 # Where a process's tensors come to lie moves its times by a percent or two, so the network is built anew many times.
 BUILDS: Final = 8
@@ -50,8 +50,11 @@ def cost_conditions(config: TrainConfig) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "optimizer": config.optimizer,
         "precision": config.precision if device.type == "cuda" else "fp32",
+        "compile": config.compile,
+        "accumulate": config.accumulate,
         "device": device_name(device),
-        "threads": set_threads(config.threads) if device.type == "cpu" else 0,
+        "threads": set_threads(Ranks(size=config.ranks).threads(config.threads)) if device.type == "cpu" else 0,
+        "ranks": config.ranks,
         "versions": versions(device),
     }
 
@@ -78,27 +81,49 @@ def calibration(
     """Yields its progress and, last, the cost table.
 
     At least BUILDS times ROUNDS rounds and MIN_SECONDS; up to ATTEMPTS times, each later one twice as long; then NoisyTimingError says
-    why. `accept_noisy` takes the shortest single attempt, however steady it was. InputError if the network can't take a side.
+    why. `accept_noisy` takes the shortest single attempt, however steady it was. InputError if the network can't take a side,
+    OutOfMemoryError if a kind of step doesn't fit. Of several ranks the slowest counts, in every timed unit.
     """
+    with RankPool(config.ranks, config.device) as pool:
+        found = pool.start(_calibration, config, frozenset(steps), num_classes, accept_noisy)
+        while not isinstance(latest := pool.call(found.__next__), CostTable):
+            yield latest
+        yield latest
+
+
+def _calibration(
+    config: TrainConfig, steps: frozenset[Step], num_classes: int, accept_noisy: bool, *, ranks: Ranks
+) -> Iterator[Progress | CostTable]:
+    """What every rank does. All decisions are agreed on, because a rank that stopped alone would leave the others waiting."""
     full = Step(config.data.full_px, "full")
-    kinds = frozenset(steps) | {full}
+    kinds = steps | {full}
+    _check(config, kinds, num_classes, ranks)
     reason: str | None = None
     for attempt in range(1 if accept_noisy else ATTEMPTS):
         # Whatever disturbed the first attempt may be over in a moment.
         time.sleep(2.0 * attempt)
-        times, load = _Times(full), _LoadMeter()
+        times, load = _Times(full), _LoadMeter(ranks)
         length = _Length(BUILDS, 0.0) if accept_noisy else _Length(BUILDS, MIN_SECONDS).times(min(2, attempt + 1))
-        while not length.reached(times.builds):
-            times.add_build(list(_timed_rounds(_StepTimer(config, kinds, num_classes), kinds)))
+        while not ranks.any(length.reached(times.builds)):
+            timer = _StepTimer(config, kinds, num_classes, ranks)
+            times.add_build(list(_timed_rounds(timer, kinds)))
             yield Progress(length.percent(times.builds))
             if load.too_high() and not accept_noisy:
                 break
-        table = CostTable(cost_conditions(config), times.full_ms(), times.costs(), times.rounds, load.others_frac())
+        table = CostTable(cost_conditions(config), times.full_ms(), times.costs(), times.rounds, load.others_frac(), timer.peak_mib())
         reason = table.reason_to_doubt()
         if reason is None or accept_noisy:
             yield table
             return
     raise NoisyTimingError(f"step times could not be measured: {reason}; run nothing else meanwhile, or give --accept-noisy-timing")
+
+
+def _check(config: TrainConfig, kinds: frozenset[Step], num_classes: int, ranks: Ranks) -> None:
+    """Refuses what the network can't do, and compiles, before the clock and the load meter start."""
+    model = Rehearsal(config, num_classes, ranks).model
+    check_sides(model, kinds, config.data.full_px, side_multiple=config.schedule.side_multiple)
+    if config.compile:
+        compile_steps(config, kinds, num_classes, ranks)
 
 
 def _timed_rounds(timer: _StepTimer, kinds: frozenset[Step]) -> Iterator[dict[Step, float]]:
@@ -156,49 +181,58 @@ class _Times:
 
 
 class _StepTimer:
-    """Runs single steps of any kind on a throw-away network with made-up images."""
+    """Times single steps of any kind on a throw-away network with made-up images."""
 
-    def __init__(self, config: TrainConfig, steps: frozenset[Step], num_classes: int) -> None:
-        self.device = resolve_device(config.device)
-        set_threads(config.threads)
-        # A tiny learning rate keeps the figures of made-up data finite; the arithmetic is the same.
-        self.config = dataclasses.replace(config, lr=1e-6)
-        torch.manual_seed(0)
-        self.model = build_training_model(config, num_classes, self.device)
-        check_sides(self.model, steps, config.data.full_px, side_multiple=config.schedule.side_multiple)
-        self.optimizer = build_optimizer(self.model, self.config)
-        side = config.data.full_px
-        self.images = torch.randn(config.batch_size, 3, side, side, device=self.device)
-        self.labels = torch.randint(num_classes, (config.batch_size,), device=self.device)
-        self.downsampler = Downsampler(self.model, Schedule(), total_steps=0, full_px=side)
-        self.full = Step(side, "full")
-        self.bursts = dict.fromkeys(steps, CUDA_BURST if self.device.type == "cuda" else 1)
+    def __init__(self, config: TrainConfig, steps: frozenset[Step], num_classes: int, ranks: Ranks) -> None:
+        self._config, self._num_classes, self._ranks = config, num_classes, ranks
+        self._rehearsal = Rehearsal(config, num_classes, ranks)
+        self._full = Step(config.data.full_px, "full")
+        self._cuda = self._rehearsal.device.type == "cuda"
+        # In one order in all ranks, which that of a set is not.
+        self._bursts = dict.fromkeys(sorted(steps), CUDA_BURST if self._cuda else 1)
 
     def warm_up(self) -> None:
         """Drops the first steps, and lets cheap steps run several times a round, so that each kind is watched as long as a full step."""
         for _ in range(WARM_UP_STEPS):
-            times = {step: self.milliseconds(step) for step in self.bursts}
-        self.bursts = {step: max(burst, round(burst * times[self.full] / times[step])) for step, burst in self.bursts.items()}
+            times = {step: self.milliseconds(step) for step in self._bursts}
+        self._bursts = {step: max(burst, round(burst * times[self._full] / times[step])) for step, burst in self._bursts.items()}
 
     def milliseconds(self, step: Step) -> float:
         """Time of one step of this kind: forward, backward, optimizer, and the resizing of the images."""
+        own = or_out_of_memory(lambda: self._milliseconds(step), self._config, step, self._num_classes)
+        # It also has all ranks begin the next unit together.
+        return self._ranks.slowest(own)
+
+    def peak_mib(self) -> dict[Step, float] | None:
+        """Peak memory of one step of each kind on CUDA, weights and optimizer included. None on a CPU, where only the process has one."""
+        if not self._cuda:
+            return None
+        peaks = {}
+        for step in self._bursts:
+            reset_peak_memory(self._rehearsal.device)
+            self._rehearsal.make_one(step)
+            peaks[step] = self._ranks.slowest(peak_memory_mib(self._rehearsal.device))
+        return peaks
+
+    def _milliseconds(self, step: Step) -> float:
+        images, labels = self._rehearsal.batch(step)
         self._synchronize()
         started = time.perf_counter()
-        for _ in range(self.bursts[step]):
-            with self.downsampler.run_as(step):
-                training_step(self.model, self.optimizer, resize(self.images, step.side_px), self.labels, self.config)
+        for _ in range(self._bursts[step]):
+            self._rehearsal.make(step, images, labels)
         self._synchronize()
-        return (time.perf_counter() - started) * 1000 / self.bursts[step]
+        return (time.perf_counter() - started) * 1000 / self._bursts[step]
 
     def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self._cuda:
+            torch.cuda.synchronize(self._rehearsal.device)
 
 
 class _LoadMeter:
-    """How much of the cores that this process may use went to others since the meter was made."""
+    """How much of the cores that these processes may use went to others since the meter was made; the same in every rank."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
         self._start = self._reading()
 
     def others_frac(self) -> float | None:
@@ -206,16 +240,15 @@ class _LoadMeter:
         if self._start is None or end is None:
             return None
         busy, own, elapsed = (after - before for before, after in zip(self._start, end, strict=True))
-        return max(0.0, (busy - own) / (elapsed * len(available_cores())))
+        return self._ranks.slowest(max(0.0, (busy - own) / (elapsed * len(available_cores()))))
 
     def too_high(self) -> bool:
         """Whether this calibration can be given up already."""
         others_frac = self.others_frac()
         return others_frac is not None and others_frac > MAX_OTHERS_FRAC
 
-    @staticmethod
-    def _reading() -> tuple[float, float, float] | None:
-        """Busy seconds of our cores, CPU seconds of this process, and the clock."""
+    def _reading(self) -> tuple[float, float, float] | None:
+        """Busy seconds of our cores, CPU seconds of all ranks, and the clock."""
         if not _PROC_STAT.exists():
             return None
         cores = {f"cpu{core}" for core in available_cores()}
@@ -226,4 +259,4 @@ class _LoadMeter:
                 user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in fields[:8])
                 ticks += user + nice + system + irq + softirq + steal
         own = os.times()
-        return ticks / os.sysconf("SC_CLK_TCK"), own.user + own.system, time.monotonic()
+        return ticks / os.sysconf("SC_CLK_TCK"), self._ranks.total(own.user + own.system), time.monotonic()

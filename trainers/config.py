@@ -64,8 +64,13 @@ class TrainConfig:
     batch_size: images a step. lr: peak of the learning-rate curve. weight_decay: on weights of convolutions and linear layers only.
     momentum: of SGD (Nesterov); AdamW keeps its defaults. label_smoothing: share in [0, 1).
     augment: any of crop (shift by up to an eighth of the side), flip, cutout (a square of a quarter of the side).
-    precision: bf16 is autocast on CUDA only. seed: of initial weights, order, augmentation and stochastic schedules.
+    precision: bf16 is autocast on CUDA only. compile: with torch.compile, one graph for each kind of step.
+    accumulate: micro-batches a step, of ceil(its images / accumulate) images each, for what doesn't fit into memory; their gradients are
+        those of the whole batch, their batch-norm statistics are their own.
+    seed: of initial weights, order, augmentation and stochastic schedules.
     device: `auto` takes CUDA where there is one. threads: CPU threads of torch; None leaves torch's own choice.
+    ranks: processes that share every batch equally, each on a GPU of its own (on a CPU: with a share of the threads); batch-norm
+        statistics are those of each rank's part.
     checkpoint: file written atomically after every epoch and resumed from; None writes nothing.
     """
 
@@ -82,9 +87,12 @@ class TrainConfig:
     label_smoothing: float = 0.0
     augment: tuple[Augmentation, ...] = ()
     precision: Precision = "fp32"
+    compile: bool = False
+    accumulate: int = 1
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
+    ranks: int = 1
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:
@@ -93,10 +101,21 @@ class TrainConfig:
         check_name("precision", self.precision, get_args(Precision))
         for augmentation in self.augment:
             check_name("augment", augmentation, get_args(Augmentation))
-        for name in ("epochs", "batch_size"):
+        if not isinstance(self.compile, bool):
+            raise InputError(f"compile is {self.compile!r}, it must be true or false")
+        for name in ("epochs", "batch_size", "accumulate", "ranks"):
             check_integer(name, getattr(self, name), lowest=1)
+        check_shared_batch("batch_size", self.batch_size, self.ranks)
         check_number("lr", self.lr, above=0)
         check_number("weight_decay", self.weight_decay)
         check_number("momentum", self.momentum, high=1)
         check_number("label_smoothing", self.label_smoothing, high=1)
         check_integer("seed", self.seed, lowest=0)
+
+
+def check_shared_batch(what: str, batch_size: int, ranks: int) -> None:
+    """InputError unless `ranks` processes can share a batch equally; `what` says what the batch size is called."""
+    if batch_size % ranks:
+        nearest = max(1, (2 * batch_size + ranks) // (2 * ranks)) * ranks
+        rule = f"it must be a multiple of {ranks}, the ranks (GPUs) that share it"
+        raise InputError(f"{what} is {batch_size}, {rule}; the nearest is {nearest}")

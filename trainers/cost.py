@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Final
+from typing import Any, Final, cast, get_args
 
 from trainers.errors import InputError
-from trainers.schedule import Step
+from trainers.schedule import Step, StepKernel
 
 # A kind of step is known well enough when its relative cost lies within this share of the figure, with 95 % confidence.
 MAX_ERROR_FRAC: Final = 0.03
 # Share of the cores that others may use during a calibration. Idle services of an ordinary machine stay below it.
 MAX_OTHERS_FRAC: Final = 0.15
 _BOOTSTRAPS: Final = 400
+_KERNELS: Final = get_args(StepKernel)
+_STEP_NAME: Final = re.compile(rf"([1-9][0-9]*)/({'|'.join(_KERNELS)})(?:/([1-9][0-9]*))?")
 
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """Cost of one kind of step over a full step of the plain network, and the ends of its 95 % interval."""
+    """Cost of one kind of step, however many batches it takes, over a full step of the plain network on one batch, and the ends of its
+    95 % interval."""
 
     relative: float
     low: float
@@ -66,6 +70,7 @@ class CostTable:
 
     conditions: model, sides, batch, precision, device, threads and versions, under which the figures hold. full_ms: median milliseconds of
     a full step (forward, backward, optimizer). others_frac: share of the cores that other processes used meanwhile, None if unknown.
+    peak_mib: peak GPU memory of a step of each kind, network and optimizer included; None on a CPU.
     """
 
     conditions: dict[str, Any]
@@ -73,6 +78,7 @@ class CostTable:
     costs: dict[Step, StepCost]
     rounds: int
     others_frac: float | None
+    peak_mib: dict[Step, float] | None = None
 
     def price(self, counts: Mapping[Step, int]) -> float:
         """Cost of a plan in full steps of the plain network."""
@@ -93,33 +99,37 @@ class CostTable:
         step, cost = max(self.costs.items(), key=lambda item: item[1].error_frac)
         if cost.error_frac > MAX_ERROR_FRAC:
             return (
-                f"the cost of a {step.side_px} px {step.kernel}-kernel step is known only to {cost.error_frac:.1%} "
+                f"the cost of a {step_name(step)} step is known only to {cost.error_frac:.1%} "
                 f"(at most {MAX_ERROR_FRAC:.0%} is asked for) after {self.rounds} rounds"
             )
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; kinds of step become "<side>/<kernel>"."""
+        """JSON-ready; kinds of step become their names."""
         costs = {step_name(step): dataclasses.asdict(cost) for step, cost in sorted(self.costs.items())}
-        return {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "costs": costs}
+        peaks = None if self.peak_mib is None else {step_name(step): peak for step, peak in sorted(self.peak_mib.items())}
+        return {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "costs": costs, "peak_mib": peaks}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> CostTable:
         """What `to_dict` gave."""
         costs = {parse_step(name): StepCost(**cost) for name, cost in content["costs"].items()}
-        return cls(**{**content, "costs": costs})
+        peaks = content.get("peak_mib")
+        return cls(**{**content, "costs": costs, "peak_mib": peaks and {parse_step(name): peak for name, peak in peaks.items()}})
 
 
 def step_name(step: Step) -> str:
-    """ "<side>/<kernel>", as cost tables and counts are stored."""
-    return f"{step.side_px}/{step.kernel}"
+    """ "<side>/<kernel>" of one batch, "<side>/<kernel>/<batches>" of several, as cost tables and counts are stored."""
+    name = f"{step.side_px}/{step.kernel}"
+    return name if step.batches == 1 else f"{name}/{step.batches}"
 
 
 def parse_step(name: str) -> Step:
     """The step that `step_name` named."""
-    side, _, kernel = name.partition("/")
-    if kernel == "full":
-        return Step(int(side), "full")
-    if kernel == "pooled":
-        return Step(int(side), "pooled")
-    raise InputError(f"step kind is '{name}', it must be <side in pixels>/full or <side in pixels>/pooled")
+    match = _STEP_NAME.fullmatch(name)
+    if match is None:
+        kernels = ", ".join(_KERNELS)
+        rule = f"it must be <side in pixels>/<kernel> or <side in pixels>/<kernel>/<batches>, with a kernel of {kernels}"
+        raise InputError(f"step kind is '{name}', {rule}")
+    side, kernel, batches = match.groups()
+    return Step(int(side), cast("StepKernel", kernel), int(batches or 1))

@@ -39,6 +39,11 @@ def device_name(device: torch.device) -> str:
     return f"{names[0] if names else platform.machine()} ({len(available_cores())} cores)"
 
 
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Of images and network: channels-last on CUDA, where convolutions run faster that way."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
 def available_cores() -> set[int]:
     """The cores that this process may use."""
     return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

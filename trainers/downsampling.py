@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainers.errors import InputError
-from trainers.geometry import pool_kernel, pooled_convolutions, pooled_kernels
+from trainers.filters import pool_kernel
+from trainers.geometry import Geometry, padded_convolutions, poolable_layers, pooled_kernels
+from trainers.pads import PooledShape
 from trainers.schedule import Schedule, Step
 
 __all__ = ["Downsampler", "check_sides", "pool_kernel", "resize"]
@@ -51,25 +53,29 @@ class Downsampler:
             optimizer.step()
 
     Outside of the `with` block the network is exactly the plain one, so evaluation and export use it in full. The backward pass belongs
-    inside: activation checkpointing must recompute with the same kernels. Conv2d layers are pooled; 1d, 3d and transposed convolutions
-    stay as they are.
+    inside: activation checkpointing must recompute with the same kernels. So do all micro-batches of a step: its filters are pooled once.
+    Conv2d layers are pooled; 1d, 3d and transposed convolutions stay as they are.
 
-    model: the network, on any device; moving it later is fine. schedule: which steps are reduced, and how. total_steps: optimizer steps
-    of the whole training. full_px: shorter side of full inputs in pixels. InputError if the plan pools a kernel that can't be pooled.
+    model: the network, on any device; moving it later is fine, replacing its layers is not. schedule: which steps are reduced, and how.
+    total_steps: batches of the whole training, steps_per_epoch of them an epoch; as many as optimizer steps unless batches grow.
+    full_px: shorter side of full inputs in pixels. InputError if the plan pools a kernel that can't be pooled.
     """
 
-    def __init__(self, model: nn.Module, schedule: Schedule, total_steps: int, full_px: int) -> None:
+    def __init__(self, model: nn.Module, schedule: Schedule, total_steps: int, full_px: int, steps_per_epoch: int | None = None) -> None:
         self.model = model
         self.schedule = schedule
-        self.plan = schedule.plan(total_steps, full_px)
+        self.plan = schedule.plan(total_steps, full_px, steps_per_epoch)
+        self.total_steps = total_steps
+        self.steps_per_epoch = steps_per_epoch
         self.steps_done = 0
         self._full = Step(full_px, "full")
         # Without a single full step nothing would train the network's own statistics, which evaluation uses.
         self._separate = schedule.batch_norm == "separate" and self._full in self.plan
         # Of the reduced steps, by buffer name. Empty until the first of them, which starts from a copy of the network's.
         self._statistics: dict[str, Tensor] = {}
+        self._geometry = Geometry(model, full_px)
         for step in set(self.plan):
-            pooled_convolutions(model, step, full_px)
+            self._geometry.convolutions(step)
 
     @contextmanager
     def step(self, images: Tensor) -> Iterator[Tensor]:
@@ -91,10 +97,10 @@ class Downsampler:
     @contextmanager
     def run_as(self, step: Step) -> Iterator[None]:
         """Puts the network into one kind of step, whatever the plan says, and counts nothing. Resizing the images is the caller's."""
-        if step == self._full:
+        if (step.side_px, step.kernel) == (self._full.side_px, "full"):
             yield
             return
-        with pooled_kernels(self.model, step, self._full.side_px), self._own_statistics():
+        with pooled_kernels(self._geometry.convolutions(step)), self._own_statistics():
             yield
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,7 +122,7 @@ class Downsampler:
 
     def _identity(self) -> dict[str, Any]:
         fields = {f"schedule field '{name}'": value for name, value in self.schedule.to_dict().items()}
-        return fields | {"total_steps": len(self.plan), "full_px": self._full.side_px}
+        return fields | {"total_steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch, "full_px": self._full.side_px}
 
     @contextmanager
     def _own_statistics(self) -> Iterator[None]:
@@ -149,7 +155,8 @@ def check_sides(model: nn.Module, plan_steps: Iterable[Step], full_px: int, chan
         reason = _refusal(model, Step(full_px, "full"), full_px, channels)
         if reason is not None:
             raise InputError(f"network {name} does not take inputs of {full_px} px with {channels} channels ({reason})")
-        for step in sorted(set(plan_steps) - {Step(full_px, "full")}):
+        kinds = {Step(step.side_px, step.kernel) for step in plan_steps}
+        for step in sorted(kinds - {Step(full_px, "full")}):
             reason = _refusal(model, step, full_px, channels)
             if reason is not None:
                 smallest = _smallest_side(model, step, full_px, channels, side_multiple)
@@ -173,8 +180,11 @@ def _refusal(model: nn.Module, step: Step, full_px: int, channels: int) -> str |
     """First line of the reason why the network can't run this step, or None if it can."""
     parameter = next(model.parameters(), torch.empty(0))
     images = torch.zeros(2, channels, step.side_px, step.side_px, device=parameter.device, dtype=parameter.dtype)
+    # Other layers or paddings would not change what fits: a step's kernels keep the sizes of the unpooled network.
+    layers = poolable_layers(model, step, full_px)
+    padded = padded_convolutions(layers, {name: PooledShape.of(layer, step.side_px, full_px) for name, layer in layers.items()})
     try:
-        with pooled_kernels(model, step, full_px):
+        with pooled_kernels(padded):
             model(images)
     except torch.OutOfMemoryError:
         raise

@@ -22,6 +22,10 @@ class NonFiniteLossError(RunError):
     """The training loss became NaN or infinite; the text names the step."""
 
 
+class OutOfMemoryError(RunError):
+    """A step needs more memory than there is; the text names the kind of step and the batch that would fit."""
+
+
 class NoisyTimingError(RunError):
     """Step times could not be measured well enough, for the reason in the text."""
 

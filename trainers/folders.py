@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +14,29 @@ import torch
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
-from trainers.decoding import Preprocessing, read_image
+from trainers.decoding import read_image
 from trainers.errors import InputError
 
 Indices = npt.NDArray[np.int64]
+# Evaluation of large images shows the centre 224 of 256 px, scaled to the side in use: torchvision's and FFCV's way on ImageNet.
+IMAGENET_RESIZE: Final = 256 / 224
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """From file to network: the shorter side resized to resize_px, the centre side_px cut out, channels in [0, 1] normalised."""
+
+    side_px: int
+    resize_px: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def imagenet(cls, side_px: int) -> Preprocessing:
+        return cls(side_px, round(side_px * IMAGENET_RESIZE), IMAGENET_MEAN, IMAGENET_STD)
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFiles:
@@ -38,13 +58,12 @@ class ImageFiles:
         """Size of all images as uint8 [N, 3, side_px, side_px]."""
         return len(self.labels) * 3 * side_px**2
 
-    def decode(self, preprocessing: Preprocessing) -> ImageTensors:
+    def decode(self, side_px: int, resize_px: int) -> ImageTensors:
         """Every image, resized and centre-cropped as for evaluation."""
-        side_px = preprocessing.side_px
         images = torch.empty((len(self.labels), 3, side_px, side_px), dtype=torch.uint8)
 
         def decode_one(index: int) -> None:
-            images[index] = read_image(self.path(index), preprocessing).permute(2, 0, 1)
+            images[index] = read_image(self.path(index), side_px, resize_px).permute(2, 0, 1)
 
         # Pillow decodes without holding the interpreter, so threads help, as many as the training was given.
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:

@@ -1,143 +1,144 @@
-"""Pooled convolution kernels, and the paddings under which every layer keeps the output size of its unpooled filter.
+"""Which layers of a network compute with pooled kernels in a step, and with which paddings.
 
-Our own choice: of the source (Poulos, Nouri and Moshovos 2019, arXiv 1910.06548) only the abstract is public. Notation, along one axis
-of one convolution:
-
-    k, k'   kernel length and pooled kernel length in taps, k' = ceil(k * side / full side)
-    d       dilation, pixels from tap to tap
-    l, r    the layer's own padding on the left (top) and right (bottom) in pixels; l = r = p where it is one number p
-
-The unpooled window spans d(k-1)+1 pixels and the pooled one d(k-k') fewer, so the padding shrinks by d(k-k') pixels and the output size
-stays floor((n + l + r - d(k-1) - 1) / stride) + 1. Half of these pixels leave each side, which keeps the window's centre; where d(k-k')
-is odd the centre moves by half a pixel, to one side in this layer and to the other in the next, so that the shifts cancel.
+Every layer keeps the output size of its unpooled filter (pads.py), but for pairs of layers that are one pixel off in between
+(even_pads.py). Our own choice; downsampling.md states the rules.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import cast
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainers.convolution import PooledConvolution
 from trainers.errors import InputError
-from trainers.schedule import Step, pooled_size
+from trainers.even_pads import EvenChoice, EvenPads, choose_even_pads
+from trainers.filters import pool_once
+from trainers.pads import Pads, PooledShape
+from trainers.pooled_layers import choose_layers
+from trainers.schedule import Step
+from trainers.tracing import ShapeNetwork, Trace, shape_network
 
 
-class Pads(NamedTuple):
-    """Padding along one axis in pixels; a negative number crops."""
+class Geometry:
+    """The pooled convolutions of a network in each kind of step, worked out once a kind; full_px: shorter side of full images.
 
-    left: int
-    right: int
-
-
-def own_pads(layer: nn.Conv2d) -> tuple[Pads, Pads]:
-    """Paddings (height, width) that the layer applies without pooling, numbers as well as 'same' and 'valid'."""
-    if layer.padding == "valid":
-        return Pads(0, 0), Pads(0, 0)
-    if isinstance(layer.padding, str):
-        height, width = (d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
-        return Pads(height // 2, height - height // 2), Pads(width // 2, width - width // 2)
-    height, width = layer.padding
-    return Pads(height, height), Pads(width, width)
-
-
-def pooled_pads(own: Pads, removed_px: int, odd_on_left: bool) -> Pads:
-    """Paddings of the pooled kernel: `removed_px` = d(k-k') fewer, half from each side, the odd pixel from the left or the right."""
-    from_left = (removed_px + odd_on_left) // 2
-    return Pads(own.left - from_left, own.right - (removed_px - from_left))
-
-
-def pool_kernel(weight: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pools filters [out, in, kh, kw] to [out, in, kh', kw'] with `size` = (kh', kw'); `weight` itself where that is its size.
-
-    Adaptive average pooling, then times (kh kw) / (kh' kw'), so that a constant filter keeps its sum and a constant image its response.
-    Differentiable: the gradient reaches `weight`. Operator and gain are our own choice.
+    The network's layers must stay the same objects.
     """
-    kernel = (weight.shape[2], weight.shape[3])
-    if kernel == size:
-        return weight
-    # A product with one small matrix takes a third of the time of adaptive_avg_pool2d, whose gradient on CUDA also differs from run to
-    # run. Outside of autocast, which would round the weights before they are averaged.
-    with torch.autocast(weight.device.type, enabled=False):
-        pooled = weight.reshape(-1, math.prod(kernel)) @ _pooling_matrix(kernel, size, weight.dtype, weight.device)
-    return pooled.reshape(*weight.shape[:2], *size)
 
+    def __init__(self, model: nn.Module, full_px: int) -> None:
+        self._model = model
+        self._full_px = full_px
+        self._known: dict[Step, list[PooledConvolution]] = {}
+        self._shapes: ShapeNetwork | None = None
 
-@functools.lru_cache
-def _pooling_matrix(kernel: tuple[int, int], size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[kh kw, kh' kw']: what pooling makes of each single tap, gain included."""
-    # It is kept for later steps, so it must not become an inference tensor because inference asked first.
-    with torch.inference_mode(mode=False), torch.no_grad():
-        taps = torch.eye(math.prod(kernel), dtype=torch.float64).reshape(-1, 1, *kernel)
-        pooled = F.adaptive_avg_pool2d(taps, size) * (math.prod(kernel) / math.prod(size))
-        return pooled.reshape(math.prod(kernel), math.prod(size)).to(device, dtype)
+    def convolutions(self, step: Step) -> list[PooledConvolution]:
+        """The layers whose kernels are smaller in this step, in order of execution where that is known; InputError if one can't be pooled,
+        or if layers are to be chosen in a network that can't be traced."""
+        kind = Step(step.side_px, step.kernel)
+        if kind not in self._known:
+            self._known[kind] = self._convolutions(kind)
+        return self._known[kind]
 
+    def _convolutions(self, step: Step) -> list[PooledConvolution]:
+        layers = poolable_layers(self._model, step, self._full_px)
+        shapes = {name: PooledShape.of(layer, step.side_px, self._full_px) for name, layer in layers.items()}
+        plain = self._trace(step.side_px) if shapes else None
+        if plain is None or self._shapes is None:
+            return padded_convolutions(layers, shapes) if step.kernel == "pooled" or not shapes else self._refuse(step)
+        chosen = choose_even_pads(self._shapes, plain, shapes, step.side_px)
+        every = _arranged(layers, shapes, plain, chosen)
+        names = choose_layers(self._model, step, plain, chosen, {convolution.name: convolution for convolution in every})
+        return [convolution for convolution in every if convolution.name in names]
 
-class PooledConvolution(NamedTuple):
-    """What one layer does instead of its own convolution: kernel size (height, width) and paddings (height, width)."""
+    def _trace(self, side_px: int) -> Trace | None:
+        self._shapes = self._shapes or shape_network(self._model)
+        return None if self._shapes is None else self._shapes.run(side_px)
 
-    layer: nn.Conv2d
-    size: tuple[int, int]
-    pads: tuple[Pads, Pads]
-
-    def __call__(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Takes the place of the layer's `_conv_forward`, which torch hands the final weight, parametrizations applied."""
-        padding = [0, 0]
-        if self.layer.padding_mode == "zeros" and all(0 <= pads.left == pads.right for pads in self.pads):
-            padding = [pads.left for pads in self.pads]  # no padded copy of the images, which would cost what pooling saves
-        else:
-            images = _pad(images, self.pads, self.layer.padding_mode)
-        weight = pool_kernel(weight, self.size)
-        return F.conv2d(images, weight, bias, self.layer.stride, padding, self.layer.dilation, self.layer.groups)
-
-
-def _pad(images: Tensor, pads: tuple[Pads, Pads], mode: str) -> Tensor:
-    (top, bottom), (left, right) = pads
-    sides = [left, right, top, bottom]
-    if mode == "zeros":
-        return F.pad(images, sides)
-    if any(side > 0 for side in sides):
-        images = F.pad(images, [max(side, 0) for side in sides], mode=mode)
-    return F.pad(images, [min(side, 0) for side in sides])
+    def _refuse(self, step: Step) -> list[PooledConvolution]:
+        raise InputError(
+            f"schedule field 'pooled_layers' is '{step.kernel.removeprefix('pooled_')}', but network {type(self._model).__name__} can't be "
+            f"traced on torch's meta device with square images of {step.side_px} px, so its layers can't be compared: use 'all'"
+        )
 
 
 def pooled_convolutions(model: nn.Module, step: Step, full_px: int) -> list[PooledConvolution]:
-    """The layers whose kernels are smaller in this step; InputError if one of them can't be pooled."""
+    """`Geometry.convolutions` of a network that runs one kind of step."""
+    return Geometry(model, full_px).convolutions(step)
+
+
+def poolable_layers(model: nn.Module, step: Step, full_px: int) -> dict[str, nn.Conv2d]:
+    """By name, the layers whose kernels are smaller at the step's side; none in steps with full kernels. InputError if one can't be."""
     if step.kernel == "full":
-        return []
-    pooled = []
-    odd_on_left = [False, False]  # one turn per axis: 1x7 and 7x1 in a row would shift each axis always to the same side
+        return {}
+    found = {}
     for name, layer in model.named_modules():
-        if not isinstance(layer, nn.Conv2d):
-            continue
-        height, width = (pooled_size(k, step.side_px, full_px) for k in layer.kernel_size)
-        if (height, width) == layer.kernel_size:
-            continue
-        _check_poolable(name, layer)
-        removed = [d * (k - size) for d, k, size in zip(layer.dilation, layer.kernel_size, (height, width), strict=True)]
-        rows, columns = (pooled_pads(*args) for args in zip(own_pads(layer), removed, odd_on_left, strict=True))
-        odd_on_left = [left != bool(px % 2) for left, px in zip(odd_on_left, removed, strict=True)]
-        pooled.append(PooledConvolution(layer, (height, width), (rows, columns)))
-    return pooled
+        if isinstance(layer, nn.Conv2d) and PooledShape.of(layer, step.side_px, full_px).size != layer.kernel_size:
+            _check_poolable(name, layer)
+            found[name] = layer
+    return found
+
+
+def padded_convolutions(layers: dict[str, nn.Conv2d], shapes: dict[str, PooledShape]) -> list[PooledConvolution]:
+    """Each layer keeps its output size by paddings of its own; the sides take turns in the order in which the layers are registered."""
+    turns = _Turns()
+    return [PooledConvolution(name, layer, shapes[name], turns.pads(shapes[name], None), None) for name, layer in layers.items()]
+
+
+def _arranged(layers: dict[str, nn.Conv2d], shapes: dict[str, PooledShape], plain: Trace, chosen: EvenChoice) -> list[PooledConvolution]:
+    """In order of execution; layers that this trace did not meet come last."""
+    turns = _Turns()
+    order = dict.fromkeys([*(call.name for call in plain.calls if call.name in layers), *layers])
+    arranged = []
+    for name in order:
+        even = chosen.pads.get(name)
+        arranged.append(PooledConvolution(name, layers[name], shapes[name], turns.pads(shapes[name], even), even))
+    return arranged
+
+
+class _Turns:
+    """To which side the odd pixel moves the window, axis by axis (1x7 and 7x1 in a row must not share a turn): so that moves cancel."""
+
+    def __init__(self) -> None:
+        self._moved = [0, 0]
+
+    def pads(self, shape: PooledShape, even: EvenPads | None) -> tuple[Pads, Pads]:
+        """The layer's paddings; where symmetric ones were chosen, those that move the window to the same side as they do."""
+        on_left = [moved < 0 if even is None else even.kind == "narrow" for moved in self._moved]
+        for axis, odd in enumerate(shape.odd):
+            self._moved[axis] += odd * (1 if on_left[axis] else -1)
+        return shape.pads((on_left[0], on_left[1]))
 
 
 @contextmanager
-def pooled_kernels(model: nn.Module, step: Step, full_px: int) -> Iterator[None]:
-    """Every Conv2d of `model` computes with the step's pooled kernel inside, and as before outside, also after an exception."""
-    pooled = pooled_convolutions(model, step, full_px)
-    for convolution in pooled:
+def pooled_kernels(convolutions: Sequence[PooledConvolution]) -> Iterator[None]:
+    """Inside, each of these layers computes with its pooled kernel, and outside as before, also after an exception.
+
+    The filters are pooled once, on entry. They are pooled anew at each use once a weight has changed, or where a layer does not convolve
+    with its own parameter. In a compiled graph the former is not seen: make one optimizer step at most.
+    """
+    for convolution in convolutions:
+        _check_poolable(convolution.name, convolution.layer)
+    _keep_filters(convolutions)
+    for convolution in convolutions:
         vars(convolution.layer)["_conv_forward"] = convolution
     try:
         yield
     finally:
-        for convolution in pooled:
+        for convolution in convolutions:
             del vars(convolution.layer)["_conv_forward"]
+            convolution.kept = None
+
+
+def _keep_filters(convolutions: Sequence[PooledConvolution]) -> None:
+    """A parametrized weight is not kept: it is another tensor at each use, and its own graph survives one backward pass only."""
+    plain = [convolution for convolution in convolutions if convolution.layer._parameters.get("weight") is not None]
+    kept = pool_once([convolution.layer.weight for convolution in plain], [convolution.size for convolution in plain])
+    for convolution, one in zip(plain, kept, strict=True):
+        convolution.kept = one
 
 
 def _check_poolable(name: str, layer: nn.Conv2d) -> None:

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainers.config import TrainConfig
+from trainers.device import memory_format
 from trainers.errors import InputError, nearest_name
 
 _CIFAR_DEPTHS: Final = {"cifar_resnet8": 8, "cifar_resnet20": 20, "cifar_resnet56": 56}
@@ -43,6 +46,14 @@ def build_model(name: str, num_classes: int, side_px: int) -> nn.Module:
         )
         raise InputError(f"model '{name}' is unknown, {kinds}{nearest_name(name, model_names())}")
     return _build_torchvision(name, num_classes, side_px)
+
+
+def build_training_model(config: TrainConfig, num_classes: int, device: torch.device) -> nn.Module:
+    """The configuration's network on its device, in the device's memory format."""
+    model = build_model(config.model, num_classes, config.data.full_px).to(device)
+    # torch's stub takes memory_format only in an overload that returns Any.
+    converted: nn.Module = model.to(memory_format=memory_format(device))
+    return converted
 
 
 class CifarResNet(nn.Module):

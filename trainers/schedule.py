@@ -29,7 +29,7 @@ BatchNorm = Literal["shared", "separate"]
 Growth = Literal["constant", "linear"]
 PooledLayers = Literal["all", "largest_maps", "most_saved"]
 BatchGrowth = Literal["none", "constant_work"]
-# What a step does with convolution kernels: which layers are pooled, all of them where it says no more than "pooled".
+# What a step does with convolution kernels; "pooled" alone means those of all layers.
 StepKernel = Literal["full", "pooled", "pooled_largest_maps", "pooled_most_saved"]
 
 _NAMES: Final = {
@@ -39,6 +39,11 @@ _NAMES: Final = {
     "batch_norm": BatchNorm,
     "growth": Growth,
     "batch_growth": BatchGrowth,
+}
+_POOLED: Final[dict[PooledLayers, StepKernel]] = {
+    "all": "pooled",
+    "largest_maps": "pooled_largest_maps",
+    "most_saved": "pooled_most_saved",
 }
 
 # A schedule file may say where the schedule was found; it changes nothing about the schedule itself.
@@ -149,7 +154,7 @@ class Schedule:
 
     def meaningless_fields(self, full_px: int | None = None) -> frozenset[str]:
         """Fields of a schedule with reduced steps that could have any value without a change of the plan. full_px: as in `canonical`."""
-        names = {"policy", "seed"} if self.frequency == 1 else {"seed"} if self.policy == "deterministic" else set()
+        names: set[str] = {"policy", "seed"} if self.frequency == 1 else {"seed"} if self.policy == "deterministic" else set()
         if self.kernel == "full":
             names.add("pooled_layers")
         # A growing side starts at the smallest one, which takes the most batches.
@@ -219,20 +224,28 @@ class Schedule:
 
 def step_kernel(kernel: Kernel, pooled_layers: PooledLayers) -> StepKernel:
     """What a reduced step does with kernels, from the two fields of its schedule."""
-    match (kernel, pooled_layers):
-        case ("full", _):
-            return "full"
-        case (_, "largest_maps"):
-            return "pooled_largest_maps"
-        case (_, "most_saved"):
-            return "pooled_most_saved"
-        case _:
-            return "pooled"
+    return "full" if kernel == "full" else _POOLED[pooled_layers]
 
 
 def constant_work_batches(side_px: int, full_px: int) -> int:
     """How many batches of reduced images have no more pixels than one full batch: floor((full side / side)^2)."""
     return full_px**2 // side_px**2
+
+
+def _gathered(epoch: Sequence[Step], full_px: int) -> list[Step]:
+    """An epoch of one-batch steps with as many as possible of each kind made by steps of constant work."""
+    places: defaultdict[Step, list[int]] = defaultdict(list)
+    for place, step in enumerate(epoch):
+        places[step].append(place)
+    made = dict(enumerate(epoch))
+    for step, own in places.items():
+        batches = constant_work_batches(step.side_px, full_px)
+        for start in range(0, len(own) - batches + 1, batches):
+            *earlier, last = own[start : start + batches]
+            made[last] = step._replace(batches=batches)
+            for place in earlier:
+                del made[place]
+    return list(made.values())
 
 
 def lr_factor(batches: int, optimizer: Literal["sgd", "adamw"]) -> float:
@@ -255,22 +268,6 @@ def round_side(scale: Fraction | float, full_px: int, multiple: int) -> int:
         return full_px
     rounded = math.floor(exact * full_px / multiple + Fraction(1, 2)) * multiple
     return min(full_px, max(multiple, rounded))
-
-
-def _gathered(epoch: Sequence[Step], full_px: int) -> list[Step]:
-    """An epoch of one-batch steps with as many as possible of each kind made by steps of constant work."""
-    places: defaultdict[Step, list[int]] = defaultdict(list)
-    for place, step in enumerate(epoch):
-        places[step].append(place)
-    made = dict(enumerate(epoch))
-    for step, own in places.items():
-        batches = constant_work_batches(step.side_px, full_px)
-        for start in range(0, len(own) - batches + 1, batches):
-            *earlier, last = own[start : start + batches]
-            made[last] = step._replace(batches=batches)
-            for place in earlier:
-                del made[place]
-    return list(made.values())
 
 
 def pooled_size(size: int, side_px: int, full_px: int) -> int:

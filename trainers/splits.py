@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple, Protocol
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
+from trainers.augment import DRAWS
 from trainers.augment import augment as augmented
-from trainers.errors import RunError
-from trainers.folders import ImageFiles, Preprocessing, read_image
+from trainers.device import memory_format
+from trainers.errors import InputError, RunError
+from trainers.folders import ImageFiles, Preprocessing
+from trainers.ranks import ALONE, Ranks
+from trainers.schedule import Step
+from trainers.workers import Batch, Copier, Order, build_loader
 
-# Beyond this many workers the storage is the limit (our own choice).
-MAX_WORKERS: Final = 16
+Bounds = list[tuple[int, int]]
+
 # What a seed is drawn for, so that the same (seed, epoch) gives unrelated orders, augmentations and crops.
-_ORDER, _AUGMENTATION, _SAMPLES = range(3)
-
-
-Batch = tuple[Tensor, Tensor]
+_ORDER, _AUGMENTATION, _CROPS = range(3)
 
 
 class Split(Protocol):
@@ -30,11 +31,25 @@ class Split(Protocol):
     def __len__(self) -> int:
         """Number of images."""
 
-    def batches(self, batch_size: int, *, seed: int = 0, epoch: int = 0, augment: tuple[str, ...] = (), training: bool) -> Iterator[Batch]:
-        """Normalised images [B, 3, H, W] float32 and labels [B] int64, on the device.
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        augment: tuple[str, ...] = (),
+        training: bool,
+        steps: Sequence[Step] | None = None,
+        ranks: Ranks = ALONE,
+    ) -> Iterator[Batch]:
+        """Normalised images [B, 3, H, W] float32 and labels [B] int64, on the device, in its memory format.
 
         training: shuffled, augmented, without the last incomplete batch (see `steps_per_epoch`). Otherwise every image once, in order,
-        and seed, epoch and augment play no part.
+        and seed, epoch, augment and steps play no part.
+        steps: those of the epoch; a batch for each, of step.batches * batch_size images, which may come at the step's side already. Each
+        image is augmented as it is without steps. InputError unless their batches add up to an epoch's.
+        ranks: gives this rank's equal part of every training batch, as one process alone would make it; otherwise every `ranks.size`-th
+        batch.
         """
 
 
@@ -49,7 +64,7 @@ def mixed_seed(*parts: int) -> int:
 
 
 class TensorSplit:
-    """Split whose images [N, 3, H, W] uint8 and labels [N] int64 live on the device, augmented there a batch at a time."""
+    """Split whose images [N, 3, H, W] uint8 and labels [N] int64 live on the device, augmented there a batch at a time, at full side."""
 
     def __init__(self, images: Tensor, labels: Tensor, preprocessing: Preprocessing) -> None:
         self.images, self.labels = images, labels
@@ -58,86 +73,94 @@ class TensorSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, batch_size: int, *, seed: int = 0, epoch: int = 0, augment: tuple[str, ...] = (), training: bool) -> Iterator[Batch]:
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        augment: tuple[str, ...] = (),
+        training: bool,
+        steps: Sequence[Step] | None = None,
+        ranks: Ranks = ALONE,
+    ) -> Iterator[Batch]:
         if not training:
-            for start in range(0, len(self), batch_size):
-                yield self._normalise(self.images[start : start + batch_size]), self.labels[start : start + batch_size]
+            for start, end in _evaluation_bounds(len(self), batch_size, ranks):
+                yield self._normalise(self.images[start:end]), self.labels[start:end]
             return
-        generator = torch.Generator(self.images.device).manual_seed(mixed_seed(seed, epoch, _AUGMENTATION))
         order = _order(len(self), seed, epoch).to(self.images.device)
-        for step in range(steps_per_epoch(len(self), batch_size)):
-            chosen = order[step * batch_size : (step + 1) * batch_size]
-            yield self._normalise(augmented(self.images[chosen], augment, generator)), self.labels[chosen]
+        draws = _draws(len(self), seed, epoch).to(self.images.device)
+        for start, end in _training_bounds(len(self), batch_size, steps, ranks):
+            chosen = order[start:end]
+            yield self._normalise(augmented(self.images[chosen], augment, draws[start:end])), self.labels[chosen]
 
 
 class LoaderSplit:
     """Split that worker processes decode as it is used: random resized crops for training with `crop`, else resize and centre crop.
 
-    Workers: as many as torch has threads (those that the training was given), at most MAX_WORKERS; with one thread none, the training
-    itself decodes. They are spawned, because a fork of a process with threads or CUDA can deadlock, and stay for the split's life. One
-    iteration at a time: RunError when an earlier one goes on after a later one has begun.
+    The images of a reduced step are decoded at its side (see `trainers.decoding`), and flipped and cut out there. One iteration at a time:
+    RunError when an earlier one goes on after a later one has begun.
     """
 
     def __init__(self, files: ImageFiles, preprocessing: Preprocessing, device: torch.device) -> None:
-        self._device = device
         self._count = len(files.labels)
+        self._full_px = preprocessing.side_px
         self._normalise = _Normalisation(preprocessing, device)
-        self._plan = _BatchPlan()
-        self._loader = _loader(_FileDataset(files, preprocessing), self._plan, device)
+        self._device = device
+        self._copy = Copier(device)
+        self._order = Order()
+        self._loader = build_loader(files, preprocessing, self._order, device)
         self._iteration = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def batches(self, batch_size: int, *, seed: int = 0, epoch: int = 0, augment: tuple[str, ...] = (), training: bool) -> Iterator[Batch]:
-        order = _order(self._count, seed, epoch) if training else torch.arange(self._count)
-        samples = self._samples(order, mixed_seed(seed, epoch, _SAMPLES) if training and "crop" in augment else None)
-        count = steps_per_epoch(self._count, batch_size) if training else math.ceil(self._count / batch_size)
-        self._plan.batches = [samples[start : start + batch_size] for start in range(0, count * batch_size, batch_size)]
-        names = tuple(name for name in augment if name != "crop") if training else ()
-        generator = torch.Generator(self._device).manual_seed(mixed_seed(seed, epoch, _AUGMENTATION))
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        augment: tuple[str, ...] = (),
+        training: bool,
+        steps: Sequence[Step] | None = None,
+        ranks: Ranks = ALONE,
+    ) -> Iterator[Batch]:
+        """As every split. The workers begin with the call, so that whoever calls early finds the first batch decoded."""
+        if training:
+            bounds = _training_bounds(len(self), batch_size, steps, ranks)
+            self._set_training_order(bounds, seed, epoch, "crop" in augment, steps)
+        else:
+            bounds = _evaluation_bounds(len(self), batch_size, ranks)
+            self._order.set(torch.arange(len(self)), None, [(start, end, self._full_px) for start, end in bounds])
         self._iteration += 1
-        iteration = self._iteration
-        for images, labels in self._loader:
-            on_device = augmented(images.to(self._device, non_blocking=True), names, generator)
-            yield self._normalise(on_device), labels.to(self._device, non_blocking=True)
+        loaded = self._loaded(iter(self._loader), self._iteration)
+        names = tuple(name for name in augment if name != "crop") if training else ()
+        # Nothing is drawn where nothing is augmented.
+        draws = _draws(len(self), seed, epoch).to(self._device) if names else None
+        return self._augmented(loaded, bounds, names, draws)
+
+    def _set_training_order(self, bounds: Bounds, seed: int, epoch: int, crop: bool, steps: Sequence[Step] | None) -> None:
+        sides = [self._full_px] * len(bounds) if steps is None else [step.side_px for step in steps]
+        batches = [(start, end, side_px) for (start, end), side_px in zip(bounds, sides, strict=True)]
+        self._order.set(_order(len(self), seed, epoch), _crop_seeds(len(self), seed, epoch) if crop else None, batches)
+
+    def _loaded(self, batches: Iterator[list[Tensor] | InputError], iteration: int) -> Iterator[Batch]:
+        """Decoded images as uint8 [B, 3, H, W] and labels, on the device."""
+        while True:
             if iteration != self._iteration:
                 raise RunError("two iterations over the same image files ran at once, end the first before the second")
+            batch = next(batches, None)
+            if batch is None:
+                return
+            if isinstance(batch, InputError):
+                raise batch
+            images, labels = self._copy(*batch)
+            yield images.permute(0, 3, 1, 2), labels
 
-    @staticmethod
-    def _samples(order: Tensor, crop_seed: int | None) -> list[_Sample]:
-        positions = order.tolist()
-        if crop_seed is None:
-            return [_Sample(position, None) for position in positions]
-        # A seed an image, so that crops depend neither on the number of workers nor on which of them decodes what.
-        seeds = torch.randint(2**32, (len(positions),), generator=torch.Generator().manual_seed(crop_seed)).tolist()
-        return [_Sample(position, seed) for position, seed in zip(positions, seeds, strict=True)]
-
-
-class _Sample(NamedTuple):
-    position: int
-    crop_seed: int | None
-
-
-class _BatchPlan(Sampler[list[_Sample]]):
-    """The batches of the coming iteration: a loader keeps its workers only while it keeps its sampler."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[_Sample]] = []
-
-    def __iter__(self) -> Iterator[list[_Sample]]:
-        return iter(self.batches)
-
-
-class _FileDataset(Dataset[tuple[Tensor, int]]):
-    """Image files by sample. A class of the module, because spawned workers unpickle it."""
-
-    def __init__(self, files: ImageFiles, preprocessing: Preprocessing) -> None:
-        self._files, self._preprocessing = files, preprocessing
-
-    def __getitem__(self, sample: _Sample) -> tuple[Tensor, int]:
-        image = read_image(self._files.path(sample.position), self._preprocessing, sample.crop_seed)
-        return image, int(self._files.labels[sample.position])
+    def _augmented(self, batches: Iterator[Batch], bounds: Bounds, names: tuple[str, ...], draws: Tensor | None) -> Iterator[Batch]:
+        for (images, labels), (start, end) in zip(batches, bounds, strict=True):
+            yield self._normalise(images if draws is None else augmented(images, names, draws[start:end])), labels
 
 
 class _Normalisation:
@@ -146,26 +169,44 @@ class _Normalisation:
     def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
         self._mean = 255 * torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
         self._std = 255 * torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
+        # One format whatever the augmentation leaves: another would change a step's time, and have compiled networks compiled anew.
+        self._format = memory_format(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        return images.float().sub_(self._mean).div_(self._std)
+        return images.to(torch.float32, memory_format=self._format).sub_(self._mean).div_(self._std)
 
 
-def _loader(dataset: _FileDataset, plan: _BatchPlan, device: torch.device) -> DataLoader[Any]:
-    threads = torch.get_num_threads()
-    workers = min(threads, MAX_WORKERS) if threads > 1 else 0
-    return DataLoader(
-        dataset,
-        batch_sampler=plan,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        multiprocessing_context="spawn" if workers else None,
-        pin_memory=device.type == "cuda",
-        # Else every iteration draws a seed from torch's global generator, which belongs to the training.
-        generator=torch.Generator(),
-    )
+def _training_bounds(images: int, batch_size: int, steps: Sequence[Step] | None, ranks: Ranks) -> Bounds:
+    """[start, end) of this rank's part of each training batch in the epoch's order."""
+    count = steps_per_epoch(images, batch_size)
+    batches = [1] * count if steps is None else [step.batches for step in steps]
+    if sum(batches) != count:
+        raise InputError(f"the steps take {sum(batches)} batches of {batch_size} images, but an epoch of {images} images has {count}")
+    ends = itertools.accumulate(batches, initial=0)
+    # One batch may be larger than the whole split.
+    return [ranks.part(start, end) for start, end in itertools.pairwise(min(images, end * batch_size) for end in ends)]
+
+
+def _evaluation_bounds(images: int, batch_size: int, ranks: Ranks) -> Bounds:
+    """[start, end) of each batch that this rank evaluates."""
+    starts = range(ranks.rank * batch_size, images, ranks.size * batch_size)
+    return [(start, min(images, start + batch_size)) for start in starts]
 
 
 def _order(count: int, seed: int, epoch: int) -> Tensor:
     """Always drawn on the CPU, so that the order is the same on every device."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(mixed_seed(seed, epoch, _ORDER)))
+    return torch.randperm(count, generator=_generator(seed, epoch, _ORDER))
+
+
+def _draws(count: int, seed: int, epoch: int) -> Tensor:
+    """What augments the epoch's images: [count, DRAWS], a row for each place in its order, whatever the batches."""
+    return torch.rand(count, DRAWS, generator=_generator(seed, epoch, _AUGMENTATION))
+
+
+def _crop_seeds(count: int, seed: int, epoch: int) -> Tensor:
+    """A seed for each place in the epoch's order, so that crops depend neither on the workers nor on the batches."""
+    return torch.randint(2**32, (count,), generator=_generator(seed, epoch, _CROPS))
+
+
+def _generator(*parts: int) -> torch.Generator:
+    return torch.Generator().manual_seed(mixed_seed(*parts))

@@ -124,6 +124,42 @@ def train(
 
 
 @app.command()
+def cost(
+    schedule: Annotated[str, typer.Argument(metavar="SCHEDULE", help="A schedule file.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="A network of ours, a torchvision classifier or your module:factory.")],
+    dataset: Annotated[
+        str, typer.Option(help="Whose side, classes and images are meant (cifar10, cifar100, fashion_mnist, digits, imagenet); not read.")
+    ] = "cifar10",
+    side_px: Annotated[int | None, typer.Option(metavar="N", help="Full side of your own images, in place of the dataset's.")] = None,
+    classes: Annotated[int | None, typer.Option(metavar="N", help="Likewise.")] = None,
+    images: Annotated[int | None, typer.Option(metavar="N", help="Likewise: how many are trained on.")] = None,
+    epochs: Annotated[int, typer.Option(metavar="N")] = 10,
+    batch_size: Annotated[int, typer.Option(metavar="N")] = 128,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 on CUDA.")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(metavar="N", help="Of the CPU; by default one a core.")] = None,
+    accept_noisy_timing: AcceptNoisy = False,
+    as_json: AsJson = False,
+) -> None:
+    """Predicts in about a minute what a schedule would save, before anything is trained."""
+    from tuner.cost import Workload, show_cost
+
+    workload = Workload(
+        model=model,
+        dataset=dataset,
+        side_px=side_px,
+        classes=classes,
+        images=images,
+        epochs=epochs,
+        batch_size=batch_size,
+        precision=precision,
+        device=device,
+        threads=threads,
+    )
+    show_cost(schedule, workload, accept_noisy=accept_noisy_timing, as_json=as_json)
+
+
+@app.command()
 def confirm(
     study: Study,
     storage: Storage = None,

@@ -22,7 +22,7 @@ from tuner.dispatcher import STOP_REQUEST
 from tuner.export import DEFAULT_PATHS, Format, front_table, render, save_schedule, write_export
 from tuner.front import ACCURACY, TIME, StudyFront, hypervolume, measured
 from tuner.results import stored_spec, study_front
-from tuner.storage import open_storage, resolve_url
+from tuner.storage import holds_studies, open_existing, open_storage, resolve_url
 from tuner.store import StudyStore
 from tuner.trials import CompletedTrial
 
@@ -64,8 +64,9 @@ def launch_study(
 def _spec_to_launch(reference: str, storage: str | None, overrides: Sequence[str]) -> StudySpec:
     """A study file's, or, where no file is meant, that of the stored study of this name."""
     if not names_file(reference):
-        opened = open_storage(resolve_url(storage, None))
-        if reference in StudyStore.names(opened):
+        url = resolve_url(storage, None)
+        # Looked at first, because a mistyped name must not leave an empty database behind.
+        if holds_studies(url) and reference in StudyStore.names(opened := open_storage(url)):
             if overrides:
                 raise InputError(f"--set changes a study file, but '{reference}' is the name of a stored study: name its file")
             return stored_spec(StudyStore.load(opened, reference))
@@ -76,7 +77,7 @@ def show_status(reference: str | None, storage: str | None, as_json: bool) -> No
     """`tuner status`."""
     console = Console()
     if reference is None:
-        opened = open_storage(resolve_url(storage, None))
+        opened = open_existing(resolve_url(storage, None))
         found = [_status(StudyStore.load(opened, name)) for name in StudyStore.names(opened)]
     else:
         found = [_status(open_study(reference, storage))]
@@ -169,7 +170,7 @@ def delete_study(reference: str, storage: str | None, yes: bool) -> None:
 def open_study(reference: str, storage: str | None) -> StudyStore:
     """The stored study that a command means."""
     in_file = load_study(reference).storage if names_file(reference) else None
-    return StudyStore.load(open_storage(resolve_url(storage, in_file)), study_name(reference))
+    return StudyStore.load(open_existing(resolve_url(storage, in_file)), study_name(reference))
 
 
 def _status(store: StudyStore) -> dict[str, Any]:

@@ -6,12 +6,15 @@ import ipaddress
 import socketserver
 import sys
 import wsgiref.simple_server
-from typing import Any
+from typing import Any, Final
 
 from tuner.commands import open_study
 from tuner.plots_html import front_figure, schedules_figure
 from tuner.results import study_front
 from tuner.store import StudyStore
+
+# The dashboard cuts off what is higher.
+CARD_PX: Final = 450
 
 
 def serve(reference: str, storage: str | None, host: str, port: int) -> None:
@@ -37,8 +40,8 @@ def attach_plots(store: StudyStore) -> None:
 
     results = study_front(store)
     if results.completed:
-        save_plotly_graph_object(store.study, front_figure(results), graph_object_id="front")
-        save_plotly_graph_object(store.study, schedules_figure(results), graph_object_id="schedules")
+        save_plotly_graph_object(store.study, front_figure(results, CARD_PX), graph_object_id="front")
+        save_plotly_graph_object(store.study, schedules_figure(results, CARD_PX), graph_object_id="schedules")
 
 
 def _is_loopback(host: str) -> bool:

@@ -29,6 +29,12 @@ _QUANTITIES: Final = {
     "peak_memory": Quantity("peak memory", "MiB"),
 }
 
+_POOLED: Final = {
+    "all": "pooled kernels",
+    "largest_maps": "pooled kernels in the largest maps",
+    "most_saved": "pooled kernels where they save most",
+}
+
 
 def quantity(name: str) -> Quantity:
     return _QUANTITIES.get(name, Quantity(name.replace("_", " ")))
@@ -58,8 +64,9 @@ def describe_schedule(params: Mapping[str, Any]) -> str:
     if schedule.canonical().frequency == 0:
         return "full resolution"
     words = [_steps(schedule) + _side(schedule), _window(schedule)]
-    words.append("pooled kernels" if schedule.kernel == "pooled" else "")
+    words.append(_POOLED[schedule.pooled_layers] if schedule.kernel == "pooled" else "")
     words.append("separate batch norm" if schedule.batch_norm == "separate" else "")
+    words.append("batches grow" if schedule.batch_growth == "constant_work" else "")
     return ", ".join(word for word in words if word)
 
 

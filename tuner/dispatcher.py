@@ -116,7 +116,8 @@ class Dispatcher:
                 return None
             trial = self._ready.popleft()
             self.running[tune_id] = replace(trial, started_s=time.monotonic())
-            if len(self.running) > 1:
+            # Tune takes the next job while the last trial still trains, so with one slot there are two as well.
+            if self.slots > 1 and len(self.running) > 1:
                 for running in self.running.values():
                     running.alone = False
         self._events.put(None)
@@ -218,7 +219,7 @@ class Dispatcher:
         self._failures_in_row = 0
         self.finished = self.store.finished_count()
         self._maker.checkpoint(claimed.root).unlink(missing_ok=True)
-        self.on_event(self._pricing.line(claimed.number, running.job.config, values))
+        self.on_event(self._pricing.line(claimed.number, running.job.config, values, priced))
 
     def _fail(self, running: Running, kind: str, reason: str) -> None:
         claimed = running.claimed

@@ -27,7 +27,7 @@ from studies.spec import StudySpec
 from tuner.cluster import ray_cluster
 from tuner.dispatcher import STOP_REQUEST, Dispatcher, TrialMaker
 from tuner.display import LaunchDisplay, calibration_progress, waiting
-from tuner.pricing import Pricing
+from tuner.pricing import FirstBaseline, Pricing
 from tuner.proposals import Proposer, SearchProposer
 from tuner.provenance import code_commit
 from tuner.results import study_front
@@ -100,6 +100,7 @@ def _pricing(store: StudyStore, spec: StudySpec, options: LaunchOptions, console
         tables=timing.tables,
         baseline_steps=spec.training.epochs * timing.steps_per_epoch,
         commit=code_commit(),
+        baseline=FirstBaseline(lambda: store.trials().completed),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,16 +91,19 @@ def front_picture(results: StudyFront) -> FrontPicture:
     )
 
 
-def schedules_picture(results: StudyFront) -> SchedulesPicture:
-    """The front's schedules, each over PICTURED_STEPS steps of its training."""
-    plans = [schedule_of(trial).plan(PICTURED_STEPS, results.full_px) for trial in results.front]
+def schedules_picture(results: StudyFront, most: int | None = None) -> SchedulesPicture:
+    """The front's schedules, each over PICTURED_STEPS steps of its training. most: where there are more, so many from end to end of it."""
+    trials = results.front if most is None else _spread(results.front, most)
+    # Batch by batch, however many of them a step takes at once: the axis is the progress of the training.
+    single = [dataclasses.replace(schedule_of(trial), batch_growth="none") for trial in trials]
+    plans = [schedule.plan(PICTURED_STEPS, results.full_px) for schedule in single]
     shape = (len(plans), PICTURED_STEPS)
     return SchedulesPicture(
-        title="Schedules on the front",
-        labels=[_strip_label(trial) for trial in results.front],
-        words=[_strip_words(trial) for trial in results.front],
+        title="Schedules on the front" + (f", {len(trials)} of {len(results.front)}" if len(trials) < len(results.front) else ""),
+        labels=[_strip_label(trial) for trial in trials],
+        words=[_strip_words(trial) for trial in trials],
         sides=np.array([[step.side_px / results.full_px for step in plan] for plan in plans], dtype=np.float64).reshape(shape),
-        pooled=np.array([[step.kernel == "pooled" for step in plan] for plan in plans], dtype=bool).reshape(shape),
+        pooled=np.array([[step.kernel != "full" for step in plan] for plan in plans], dtype=bool).reshape(shape),
     )
 
 
@@ -126,6 +130,12 @@ def hover_text(trial: CompletedTrial) -> str:
     mark = "" if trial.rival is None else f" ({'baseline' if trial.rival == 'baseline' else 'full resolution'})"
     values = [f"{quantity(name).label}: {describe_value(name, value)}" for name, value in trial.values.items()]
     return "\n".join([f"trial {trial.number}{mark}", *values, describe_schedule(trial.params), describe_training(trial.params)]).rstrip()
+
+
+def _spread(trials: Sequence[CompletedTrial], most: int) -> list[CompletedTrial]:
+    """At most so many of them at even distances, the first and the last included."""
+    places = np.linspace(0, len(trials) - 1, min(most, len(trials))).round().astype(int)
+    return [trials[place] for place in places]
 
 
 def _marked(trials: Sequence[CompletedTrial], *marks: Rival | None) -> list[CompletedTrial]:

@@ -41,6 +41,24 @@ td.number {{ text-align: right; white-space: nowrap; }}
 """
 
 
+_STRIP_PX: Final = 56
+_ABOVE_PX: Final = 80
+_BELOW_PX: Final = 120
+# Below the strips: beside them it and its title would leave no room in a narrow window or card.
+_COLOUR_BAR: Final = {
+    "orientation": "h",
+    "title": {"text": "side of the input, share of full", "side": "bottom", "font": {"size": 12}},
+    "len": 210,
+    "lenmode": "pixels",
+    "thickness": 12,
+    "x": 0,
+    "xanchor": "left",
+    "yref": "container",
+    "y": 0,
+    "yanchor": "bottom",
+}
+
+
 def front_html(results: StudyFront) -> str:
     """One HTML page that needs no network: the front, its schedules and a table."""
     options = {"full_html": False, "config": {"displaylogo": False, "responsive": True}}
@@ -53,16 +71,17 @@ def front_html(results: StudyFront) -> str:
     )
 
 
-def front_figure(results: StudyFront) -> go.Figure:
+def front_figure(results: StudyFront, height_px: int = 560) -> go.Figure:
     """Objectives of every trial with the front and the front of the full-resolution trials, as a plotly figure."""
     picture: FrontPicture = front_picture(results)
     figure = go.Figure([_trace(series) for series in picture.series])
     figure.update_layout(
         template="plotly_white",
         title=_text(picture.title),
-        height=560,
+        height=height_px,
         hovermode="closest",
-        legend={"orientation": "h", "y": -0.14, "yanchor": "top"},
+        margin={"t": 70, "b": 50},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
         xaxis={"title": _text(picture.x_label), "zeroline": False},
         yaxis={"title": _text(picture.y_label), "zeroline": False},
     )
@@ -72,9 +91,13 @@ def front_figure(results: StudyFront) -> go.Figure:
     return figure
 
 
-def schedules_figure(results: StudyFront) -> go.Figure:
-    """One strip a front point: the side of each step's input over its training, pooled steps underlined, as a plotly figure."""
-    picture: SchedulesPicture = schedules_picture(results)
+def schedules_figure(results: StudyFront, height_px: int | None = None) -> go.Figure:
+    """One strip a front point: the side of each step's input over its training, pooled steps underlined, as a plotly figure.
+
+    height_px: shows no more strips than fit; None: as high as all of them need.
+    """
+    most = None if height_px is None else max(1, (height_px - _ABOVE_PX - _BELOW_PX) // _STRIP_PX)
+    picture: SchedulesPicture = schedules_picture(results, most)
     rows = list(range(len(picture.labels)))
     progress = [100 * (step + 0.5) / PICTURED_STEPS for step in range(PICTURED_STEPS)]
     heatmap = go.Heatmap(
@@ -85,15 +108,15 @@ def schedules_figure(results: StudyFront) -> go.Figure:
         zmax=1,
         colorscale=SIDE_COLOURS,
         ygap=24,
-        colorbar={"title": "side of the input,<br>share of full", "len": 180, "lenmode": "pixels", "y": 1, "yanchor": "top"},
+        colorbar=_COLOUR_BAR,
         hovertemplate="at %{x:.0f} %: side %{z:.3g}<extra></extra>",
     )
     figure = go.Figure([heatmap, *_pooled_marks(picture, progress)])
     figure.update_layout(
         template="plotly_white",
-        title=_text(picture.title),
-        height=250 + 58 * len(rows),
-        margin={"t": 80, "b": 60},
+        title={"text": _text(picture.title), "xref": "paper", "x": 0},
+        height=height_px or _ABOVE_PX + _BELOW_PX + _STRIP_PX * (len(rows) + 1),
+        margin={"t": _ABOVE_PX, "b": _BELOW_PX, "l": 20, "r": 20},
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 1, "xanchor": "right"},
         xaxis={"title": "progress of the training, %", "range": [0, 100]},
         yaxis={"visible": False, "range": [len(rows) - 0.4, -0.7]},

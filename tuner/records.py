@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from studies.spec import StudySpec
 from trainers.errors import InputError
 from tuner.rows import ENDED, LINEAGE, OWNER
-from tuner.trials import CompletedTrial, FailedTrial, Rival, RunningTrial, StudyTrials
+from tuner.trials import CompletedTrial, FailedTrial, Rival, RunningTrial, StudyTrials, UnmeasuredTrial
 
 RECORD: Final = "record"
 CURVE: Final = "curve"
@@ -34,16 +34,10 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedTrial:
+class ClaimedTrial(UnmeasuredTrial):
     """A RUNNING trial that this process answers for. params: every field of the search space. root: the number of its first attempt."""
 
-    number: int
     trial_id: int
-    params: dict[str, Any]
-    root: int
-    attempt: int
-    rival: Rival | None
-    seed: int | None
 
 
 def plain(value: Any) -> Any:
@@ -97,7 +91,7 @@ class TrialReader:
 
     def claimed(self, trial: FrozenTrial) -> ClaimedTrial:
         """A trial of this process, once its parameters are chosen."""
-        return ClaimedTrial(**self._common(trial), trial_id=trial._trial_id, seed=_lineage(trial)["seed"])
+        return ClaimedTrial(**self._unmeasured(trial), trial_id=trial._trial_id)
 
     def params(self, trial: FrozenTrial) -> dict[str, Any]:
         """Every field of the search space, the fixed ones too; as they are where another program chose them outside the space."""
@@ -149,12 +143,15 @@ class TrialReader:
         params, rival = self.params(trial), self.rival(trial)
         return {"number": trial.number, "root": lineage["root"], "attempt": lineage["attempt"], "params": params, "rival": rival}
 
+    def _unmeasured(self, trial: FrozenTrial) -> dict[str, Any]:
+        return self._common(trial) | {"seed": _lineage(trial)["seed"]}
+
     def _running(self, trial: FrozenTrial) -> RunningTrial:
-        return RunningTrial(**self._common(trial), seed=_lineage(trial)["seed"], owner=_mapping(trial.user_attrs.get(OWNER)))
+        return RunningTrial(**self._unmeasured(trial), owner=_mapping(trial.user_attrs.get(OWNER)))
 
     def _failed(self, trial: FrozenTrial) -> FailedTrial:
         kind, reason = self._failure(trial)
-        return FailedTrial(**self._common(trial), seed=_lineage(trial)["seed"], kind=kind, reason=reason)
+        return FailedTrial(**self._unmeasured(trial), kind=kind, reason=reason)
 
     def _completed(self, trial: FrozenTrial) -> CompletedTrial:
         record = _mapping(trial.user_attrs.get(RECORD))
@@ -172,6 +169,7 @@ class TrialReader:
             versions=_mapping(record.get("versions")),
             commit=record.get("commit") or "",
             metrics=_mapping(record.get("metrics")),
+            alone=record.get("alone") is True,
         )
 
 

@@ -11,12 +11,13 @@ import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy import URL, create_engine, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool
@@ -74,21 +75,41 @@ def open_storage(url: str) -> RDBStorage:
     """Connects, and creates the tables where they are missing. RunError in one sentence when that can't be done."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     full = _with_password(make_url(url))
-    try:
+
+    def connect() -> RDBStorage:
         with _schema_lock(full):
-            storage = _connected(full)
-    except (SQLAlchemyError, StorageInternalError) as error:
-        reason = f"the database {masked(url)} can't be opened: {_first_line(error)}"
-    except RuntimeError as error:
-        reason = f"the tables of the database {masked(url)} don't fit this version: {_first_line(error)}"
-    else:
-        # Optuna keeps the URL in what it pickles and prints, and needs it no more.
-        storage.url = masked(url)
-        # Pooled connections would stay open until the garbage collector complains about each of them.
-        weakref.finalize(storage, storage.engine.dispose)
-        return storage
-    # Raised out here, so that the error of the driver isn't its context.
-    raise RunError(reason)
+            return _connected(full)
+
+    storage = _in_one_sentence(url, connect)
+    # Optuna keeps the URL in what it pickles and prints, and needs it no more.
+    storage.url = masked(url)
+    # Pooled connections would stay open until the garbage collector complains about each of them.
+    weakref.finalize(storage, storage.engine.dispose)
+    return storage
+
+
+def open_existing(url: str) -> RDBStorage:
+    """Connects for a command that only looks at or goes on with what is there: InputError instead of a new, empty database."""
+    if not holds_studies(url):
+        raise InputError(
+            f"there is no database of studies at {masked(url)}: name another one with --storage or {URL_VARIABLE}, "
+            "or make it with tuner launch"
+        )
+    return open_storage(url)
+
+
+def holds_studies(url: str) -> bool:
+    """Whether there is a database at `url` with the tables of studies in it. Creates nothing. RunError where it doesn't answer."""
+    full = _with_password(make_url(url))
+    # A mere connection would make the file.
+    if full.drivername == "sqlite" and "uri" not in full.query and not Path(str(full.database)).exists():
+        return False
+
+    def look() -> bool:
+        options = {"connect_args": _engine_options(full)["connect_args"], "poolclass": NullPool}
+        return inspect(create_engine(full, **options)).has_table("studies")
+
+    return _in_one_sentence(url, look)
 
 
 def with_retries(call: Callable[[], T], what: str = "the database") -> T:
@@ -116,6 +137,18 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same call may work a little later: lost connections, locks, restarts; not data that the database refuses."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     return isinstance(cause, OperationalError | PoolTimeoutError) or (isinstance(cause, DBAPIError) and cause.connection_invalidated)
+
+
+def _in_one_sentence(url: str, call: Callable[[], T]) -> T:
+    """What `call` gives; RunError in one sentence where the database refuses."""
+    try:
+        return call()
+    except (SQLAlchemyError, StorageInternalError) as error:
+        reason = f"the database {masked(url)} can't be opened: {_first_line(error)}"
+    except RuntimeError as error:
+        reason = f"the tables of the database {masked(url)} don't fit this version: {_first_line(error)}"
+    # Raised out here, so that the error of the driver isn't its context.
+    raise RunError(reason)
 
 
 def _with_driver(where: str, url: str) -> str:

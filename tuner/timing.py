@@ -11,7 +11,7 @@ from studies.space import possible_steps
 from studies.spec import StudySpec
 from trainers.config import TrainConfig
 from trainers.cost import CostTable
-from trainers.errors import DownsampleTunerError, InputError, NoisyTimingError, RunError
+from trainers.errors import DownsampleTunerError, InputError, NoisyTimingError, OutOfMemoryError, RunError
 from trainers.schedule import Step
 from tuner.store import StudyStore
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 COST_TABLES: Final = "cost_tables"
 DATASET_FACTS: Final = "dataset_facts"
-_ERRORS: Final[dict[str, type[DownsampleTunerError]]] = {cls.__name__: cls for cls in (InputError, NoisyTimingError, RunError)}
+_ERRORS: Final[dict[str, type[DownsampleTunerError]]] = {
+    cls.__name__: cls for cls in (InputError, NoisyTimingError, OutOfMemoryError, RunError)
+}
 
 
 class DeviceKind(TypedDict):

@@ -15,8 +15,9 @@ class CompletedTrial:
     """A training that ran to its end and was told. Anything else can't be a point of a front, so it is no CompletedTrial.
 
     params: every field of the search space. values: objective name -> finite value.
-    curve: validation accuracy after each epoch, shares in [0, 1]. counts: "<side>/<kernel>" -> steps.
+    curve: validation accuracy after each epoch, shares in [0, 1]. counts: kind of step (`trainers.cost.step_name`) -> steps.
     seconds: train, data, evaluation, checkpoint. observed_over_calibrated: training seconds over the calibrated price of the plan.
+    alone: no other trial of its driver ran beside it.
     """
 
     number: int
@@ -35,15 +36,12 @@ class CompletedTrial:
     versions: dict[str, str]
     commit: str
     metrics: dict[str, float] = field(default_factory=dict)
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FailedTrial:
-    """A trial that ended without a result.
-
-    seed: None where it derives from the root trial's number. kind: `interrupted` (its driver or user stopped it), `lost` (its worker
-    died) or `error`.
-    """
+class UnmeasuredTrial:
+    """What is known of a trial without a result. seed: None where it derives from the root trial's number."""
 
     number: int
     root: int
@@ -51,20 +49,20 @@ class FailedTrial:
     params: dict[str, Any]
     rival: Rival | None
     seed: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedTrial(UnmeasuredTrial):
+    """A trial that ended without a result. kind: `interrupted` (its driver or user stopped it), `lost` (its worker died) or `error`."""
+
     kind: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunningTrial:
+class RunningTrial(UnmeasuredTrial):
     """A trial that some driver answers for. owner: host, boot_id, pid, started (the process's start time)."""
 
-    number: int
-    root: int
-    attempt: int
-    params: dict[str, Any]
-    rival: Rival | None
-    seed: int | None
     owner: dict[str, Any]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -11,6 +12,8 @@ from ray import tune
 from tuner.jobs import EpochDone, Job, Report, TrialDone, TrialFailed
 
 if TYPE_CHECKING:
+    from trainers.config import TrainConfig
+    from trainers.distributed import RankPool
     from trainers.loop import Training
 
 
@@ -19,7 +22,13 @@ REPORT_EVERY_S: Final = 2.0
 
 
 class TrialWorker(tune.Trainable):
-    """One call of `step` is one epoch, or as many short ones as fit into REPORT_EVERY_S."""
+    """One call of `step` is one epoch, or as many short ones as fit into REPORT_EVERY_S.
+
+    On several GPUs this process is rank 0 and starts the others itself: a trial never spans nodes, and Ray has made its GPUs visible.
+    """
+
+    # Kept from trial to trial, like this process.
+    _pool: RankPool | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
         self._job: Job = config["job"]
@@ -30,11 +39,17 @@ class TrialWorker(tune.Trainable):
         self.setup(new_config)
         # The last trial's network and optimizer are in reference cycles, and their memory would be missing in this one.
         gc.collect()
+        _freeze_what_stays()
         return True
 
     def step(self) -> dict[str, Any]:
         report = self._next_report()
         return {"report": report, "done": not isinstance(report, EpochDone)}
+
+    def cleanup(self) -> None:
+        """Ends the processes of the other ranks."""
+        if self._pool is not None:
+            self._pool.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Trainings write their own checkpoints, keyed by root trial; Tune's would be a second, disposable truth."""
@@ -46,17 +61,34 @@ class TrialWorker(tune.Trainable):
         from trainers.loop import Training
 
         try:
+            pool = self._pool_for(self._job.config)
             if self._training is None:
-                self._training = Training(self._job.config)
+                self._training = pool.start(Training, self._job.config)
             report_at = time.monotonic() + REPORT_EVERY_S
             while not self._training.done:
-                epoch = self._training.run_epoch()
+                epoch = pool.call(self._training.run_epoch)
                 if not self._training.done and time.monotonic() >= report_at:
                     return EpochDone(epoch.epoch, epoch.val_accuracy, epoch.train_loss)
             return TrialDone(_record(self._training, self._job))
         except Exception as error:  # noqa: BLE001  whatever a user's network raises fails this trial only, and the worker lives on
             self._training = None
             return TrialFailed(f"{type(error).__name__}: {error}")
+
+    def _pool_for(self, config: TrainConfig) -> RankPool:
+        from trainers.distributed import RankPool
+
+        if self._pool is None:
+            self._pool = RankPool(config.ranks, config.device)
+        return self._pool
+
+
+@functools.cache
+def _freeze_what_stays() -> None:
+    """Exempts what has survived the first trial, modules and images, from later collections, which would take 0.2 s a trial over it.
+
+    Once a process: of what a later trial leaves behind, some may still become garbage.
+    """
+    gc.freeze()
 
 
 def _record(training: Training, job: Job) -> dict[str, Any]:
