@@ -154,10 +154,10 @@ def class_of(event: Any, pooling_shapes: set[tuple[int, int]]) -> str:
     return "elementwise"
 
 
-def _pooling_shapes(convolution: PooledConvolution) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Of the small matrix that pools this kernel (trainers.filters), forward and backward."""
+def _pooling_shapes(convolution: PooledConvolution) -> tuple[tuple[int, int], ...]:
+    """Of the small matrix that pools one kernel or four (trainers.filters), forward and backward."""
     taps, pooled_taps = math.prod(convolution.layer.kernel_size), math.prod(convolution.size)
-    return (taps, pooled_taps), (pooled_taps, taps)
+    return tuple(shape for count in (1, 4) for shape in ((count * taps, count * pooled_taps), (count * pooled_taps, count * taps)))
 
 
 def measure(config: TrainConfig, effort: Effort) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 import trainers.filters
 from trainers.downsampling import Downsampler
 from trainers.filters import pool_kernel, pool_once
+from trainers.geometry import pooled_convolutions, pooled_kernels
 from trainers.models import build_model
 from trainers.schedule import Schedule, Step
 
@@ -114,6 +115,10 @@ class TestOnceAStep:
             nn.init.zeros_(model.once.bias)
         assert outputs[0].abs().max() > 0
         assert outputs[1].abs().max() == 0
+        convolutions = pooled_convolutions(model, POOLED, 32)
+        with pooled_kernels(convolutions):
+            assert all(convolution.kept is not None for convolution in convolutions)
+        assert all(convolution.kept is None for convolution in convolutions)
 
     def test_a_weight_that_changes_inside_is_pooled_anew(self) -> None:
         model = Network()

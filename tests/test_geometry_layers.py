@@ -1,6 +1,7 @@
 """Which layers a step pools: by hand on small networks, and the same whatever the weights, the seed and the mode."""
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from trainers.errors import InputError
 from trainers.geometry import Geometry, pooled_convolutions
 from trainers.models import build_model
-from trainers.pooled_layers import natural_noise
+from trainers.pooled_layers import natural_noise, relative_changes
 from trainers.schedule import Step
 
 LARGEST, SAVED = Step(16, "pooled_largest_maps"), Step(16, "pooled_most_saved")
@@ -65,9 +66,19 @@ class TestMostSaved:
         assert names(model, SAVED) == ["0"]
 
     def test_layers_that_cost_more_than_they_save_are_left(self) -> None:
-        # One multiply-add a tap and pixel is less than the padded copy.
+        # 5 multiply-adds fewer a pixel of the depthwise layer are less than its padded copy, though more than the last layer's in all.
         depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        assert names(nn.Sequential(conv(3, 8), nn.Conv2d(8, 8, 1), depthwise), SAVED) == ["0"]
+        assert names(nn.Sequential(depthwise, nn.AvgPool2d(4), conv(8, 1)), SAVED) == ["2"]
+
+    def test_relative_changes_are_those_of_fresh_weights(self) -> None:
+        found = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            model = Branches()
+            convolutions = {convolution.name: convolution for convolution in pooled_convolutions(model, Step(16, "pooled"), 32)}
+            found.append(relative_changes(model, SAVED, convolutions))
+        assert found[0] == found[1]
+        assert 0 < found[0]["smooth"] < found[0]["rough"]
 
     @pytest.mark.parametrize("step", [LARGEST, SAVED])
     def test_depends_on_nothing_but_architecture_and_sides(self, step: Step) -> None:
@@ -90,7 +101,13 @@ class TestMostSaved:
         geometry = Geometry(model, 32)
         every = {convolution.name: convolution.even for convolution in geometry.convolutions(Step(16, "pooled"))}
         for step in (LARGEST, SAVED):
-            assert all(convolution.even == every[convolution.name] for convolution in geometry.convolutions(step))
+            chosen = geometry.convolutions(step)
+            assert all(convolution.even == every[convolution.name] for convolution in chosen)
+            # 'stages.<stage>.<block>.first.0' and '....second.0' are a pair.
+            blocks = Counter(
+                convolution.name.rpartition(".")[0].rpartition(".")[0] for convolution in chosen if convolution.name != "stem.0"
+            )
+            assert set(blocks.values()) == {2}
 
     def test_a_network_that_cannot_be_traced_is_refused(self) -> None:
         class Looking(Branches):
