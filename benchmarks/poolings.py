@@ -1,4 +1,4 @@
-"""How filters should be pooled, and which: operators, paddings and choices of layers on CIFAR-10, in one schedule.
+"""How filters should be pooled, and which: operators and choices of layers on CIFAR-10, in one schedule.
 
     python -m benchmarks.poolings --images 10000 --seeds 3 --threads 2
 
@@ -29,7 +29,6 @@ from trainers.calibration import calibrate
 from trainers.config import DataConfig
 from trainers.cost import CostTable, step_name
 from trainers.data import steps_per_epoch
-from trainers.even_pads import EvenChoice
 from trainers.filters import pool_kernel
 from trainers.loop import Training
 
@@ -90,10 +89,6 @@ def pooled_by(operator: Operator) -> Iterator[None]:
         yield
 
 
-def _unpaired(*arguments: Any) -> EvenChoice:
-    return EvenChoice({}, (), arguments[1])
-
-
 VARIANTS: Final = {
     "no pooling": Variant(HALF),
     "average (ours)": Variant(POOLED),
@@ -102,13 +97,6 @@ VARIANTS: Final = {
     "average, gain from the norm": Variant(POOLED, lambda _: pooled_by(norm_gain)),
     "average, layers of the largest maps": Variant(dataclasses.replace(POOLED, pooled_layers="largest_maps")),
     "average, layers that save most": Variant(dataclasses.replace(POOLED, pooled_layers="most_saved")),
-    "average, wide layer of a pair first": Variant(POOLED),
-    "average, padded copies": Variant(POOLED),
-}
-# Paddings are decided when the training is made, so these are patched around all of it.
-PADDINGS: Final = {
-    "average, wide layer of a pair first": ("trainers.even_pads._ORDERS", (("wide", "narrow"),)),
-    "average, padded copies": ("trainers.geometry.choose_even_pads", _unpaired),
 }
 
 
@@ -130,13 +118,12 @@ def config_of(schedule: Schedule, arguments: argparse.Namespace, seed: int) -> T
 
 def trained(name: str, config: TrainConfig) -> dict[str, Any]:
     """One line of results: accuracy, counts of steps, seconds, curve."""
-    with patch(*PADDINGS[name]) if name in PADDINGS else nullcontext():
-        training = Training(config)
-        make = VARIANTS[name].patches
-        keys = list(training.model.state_dict())
-        with make(training) if make is not None else nullcontext():
-            while not training.done:
-                training.run_epoch()
+    training = Training(config)
+    make = VARIANTS[name].patches
+    keys = list(training.model.state_dict())
+    with make(training) if make is not None else nullcontext():
+        while not training.done:
+            training.run_epoch()
     if list(training.model.state_dict()) != keys:
         raise RuntimeError(f"variant '{name}' changed what the network's state holds")
     result = training.result()
