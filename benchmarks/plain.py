@@ -57,8 +57,7 @@ class PlainLoop:
         top, left = torch.randint(2 * SHIFT_PX + 1, (2, len(chosen), 1), device=device)
         pixel = torch.arange(self.side_px, device=device)
         columns = torch.where(torch.rand(len(chosen), 1, device=device) < 0.5, pixel, self.side_px - 1 - pixel) + left
-        images = self.images[chosen[:, None, None], (top + pixel)[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-        return images if images.is_cuda else images.contiguous()
+        return self.images[chosen[:, None, None], (top + pixel)[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:

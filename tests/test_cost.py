@@ -131,8 +131,9 @@ def test_calibration_times_every_kind_and_reports_progress():
     table = seen[-1]
     assert isinstance(table, CostTable)
     assert all(isinstance(progress, Progress) for progress in seen[:-1])
-    # Eight builds of the network, in whole percent.
-    assert [(progress.done, progress.expected) for progress in seen[:-1]] == [(n, 100) for n in (12, 25, 37, 50, 62, 75, 87, 100)]
+    # Twelve builds of the network, in whole percent.
+    percent = (8, 16, 25, 33, 41, 50, 58, 66, 75, 83, 91, 100)
+    assert [(progress.done, progress.expected) for progress in seen[:-1]] == [(n, 100) for n in percent]
     assert table.rounds == 48
     assert set(table.costs) == {FULL, HALF, POOLED}
     assert table.costs[FULL] == StepCost(1.0, 1.0, 1.0)

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from trainers.data import LoaderSplit, TensorSplit
 from trainers.decoding import decode_smaller, read_image
-from trainers.device import memory_format
+from trainers.device import IMAGE_FORMAT
 from trainers.downsampling import resize
 from trainers.errors import InputError
 from trainers.folders import ImageFiles, Preprocessing, find_images
@@ -184,7 +184,7 @@ def test_steps_that_are_no_epoch_are_refused(files: ImageFiles) -> None:
 def test_images_have_one_memory_format_whatever_the_augmentation(files: ImageFiles, augment: tuple[str, ...]) -> None:
     in_memory = TensorSplit(torch.zeros(24, 3, 8, 8, dtype=torch.uint8), torch.arange(24), Preprocessing.imagenet(8))
     for split in (in_memory, LoaderSplit(files, Preprocessing.imagenet(32), CPU)):
-        assert next(split.batches(4, training=True, augment=augment))[0].is_contiguous(memory_format=memory_format(CPU))
+        assert next(split.batches(4, training=True, augment=augment))[0].is_contiguous(memory_format=IMAGE_FORMAT)
 
 
 def test_a_gpu_gets_a_worker_where_a_cpu_decodes_itself(files: ImageFiles) -> None:

@@ -30,12 +30,12 @@ from trainers.rehearsal import Rehearsal, compile_steps, or_out_of_memory
 from trainers.schedule import Step
 
 # Where a process's tensors come to lie moves its times by a percent or two, so the network is built anew many times.
-BUILDS: Final = 8
-ROUNDS: Final = 6
+BUILDS: Final = 12
+ROUNDS: Final = 4
 # A machine's speed drifts by a few percent from half a minute to the next, and not alike for all kinds of step (docs/LOG.md).
 MIN_SECONDS: Final = 60.0
-WARM_UP_STEPS: Final = 3
-ATTEMPTS: Final = 3
+WARM_UP_STEPS: Final = 2
+ATTEMPTS: Final = 5
 # GPU kernels are launched ahead of the device: a timed unit there is long enough to hide the launch of its first step.
 CUDA_BURST: Final = 5
 _PROC_STAT: Final = Path("/proc/stat")
@@ -80,9 +80,10 @@ def calibration(
 ) -> Iterator[Progress | CostTable]:
     """Yields its progress and, last, the cost table.
 
-    At least BUILDS times ROUNDS rounds and MIN_SECONDS; up to ATTEMPTS times, each later one twice as long; then NoisyTimingError says
-    why. `accept_noisy` takes the shortest single attempt, however steady it was. InputError if the network can't take a side,
-    OutOfMemoryError if a kind of step doesn't fit. Of several ranks the slowest counts, in every timed unit.
+    At least BUILDS times ROUNDS rounds and MIN_SECONDS. Up to ATTEMPTS times: what was timed in a quiet window is kept and added to, what
+    was timed beside others is dropped; then NoisyTimingError says why. `accept_noisy` takes the shortest single attempt, however steady
+    it was. InputError if the network can't take a side, OutOfMemoryError if a kind of step doesn't fit. Of several ranks the slowest
+    counts, in every timed unit.
     """
     with RankPool(config.ranks, config.device) as pool:
         found = pool.start(_calibration, config, frozenset(steps), num_classes, accept_noisy)
@@ -99,11 +100,12 @@ def _calibration(
     kinds = steps | {full}
     _check(config, kinds, num_classes, ranks)
     reason: str | None = None
+    times = _Times(full)
     for attempt in range(1 if accept_noisy else ATTEMPTS):
         # Whatever disturbed the first attempt may be over in a moment.
         time.sleep(2.0 * attempt)
-        times, load = _Times(full), _LoadMeter(ranks)
-        length = _Length(BUILDS, 0.0) if accept_noisy else _Length(BUILDS, MIN_SECONDS).times(min(2, attempt + 1))
+        load = _LoadMeter(ranks)
+        length = _Length(times.builds + BUILDS, 0.0 if accept_noisy else MIN_SECONDS)
         while not ranks.any(length.reached(times.builds)):
             timer = _StepTimer(config, kinds, num_classes, ranks)
             times.add_build(list(_timed_rounds(timer, kinds)))
@@ -115,6 +117,8 @@ def _calibration(
         if reason is None or accept_noisy:
             yield table
             return
+        if load.too_high():
+            times = _Times(full)
     raise NoisyTimingError(f"step times could not be measured: {reason}; run nothing else meanwhile, or give --accept-noisy-timing")
 
 
@@ -137,14 +141,11 @@ def _timed_rounds(timer: _StepTimer, kinds: frozenset[Step]) -> Iterator[dict[St
 
 
 class _Length:
-    """How long an attempt lasts: so many builds, and so many seconds."""
+    """How long an attempt lasts: until there are so many builds, and so many seconds."""
 
     def __init__(self, builds: int, seconds: float) -> None:
         self._builds, self._seconds = builds, seconds
         self._started = time.monotonic()
-
-    def times(self, factor: int) -> _Length:
-        return _Length(self._builds * factor, self._seconds * factor)
 
     def reached(self, builds: int) -> bool:
         return builds >= self._builds and time.monotonic() - self._started >= self._seconds

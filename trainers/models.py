@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainers.config import TrainConfig
-from trainers.device import memory_format
+from trainers.device import network_format
 from trainers.errors import InputError, nearest_name
 
 _CIFAR_DEPTHS: Final = {"cifar_resnet8": 8, "cifar_resnet20": 20, "cifar_resnet56": 56}
@@ -52,7 +52,7 @@ def build_training_model(config: TrainConfig, num_classes: int, device: torch.de
     """The configuration's network on its device, in the device's memory format."""
     model = build_model(config.model, num_classes, config.data.full_px).to(device)
     # torch's stub takes memory_format only in an overload that returns Any.
-    converted: nn.Module = model.to(memory_format=memory_format(device))
+    converted: nn.Module = model.to(memory_format=network_format(device))
     return converted
 
 

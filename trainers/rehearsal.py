@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainers.config import TrainConfig
-from trainers.device import device_name, memory_format, resolve_device, set_threads
+from trainers.device import IMAGE_FORMAT, device_name, resolve_device, set_threads
 from trainers.downsampling import Downsampler, resize
 from trainers.errors import InputError, OutOfMemoryError
 from trainers.models import build_training_model
@@ -46,7 +46,7 @@ class Rehearsal:
         count = config.batch_size // ranks.size
         images = torch.randn(count, 3, side_px, side_px, device=self.device)
         # As the splits give them: a compiled step takes one format only.
-        self._images = images.contiguous(memory_format=memory_format(self.device))
+        self._images = images.contiguous(memory_format=IMAGE_FORMAT)
         self._labels = torch.randint(num_classes, (count,), device=self.device)
         self._downsampler = Downsampler(self.model, Schedule(), total_steps=0, full_px=side_px)
 
@@ -54,7 +54,8 @@ class Rehearsal:
         """This rank's images [step.batches * batch_size / ranks, 3, full side, full side] and labels for a step of this kind."""
         if step.batches == 1:
             return self._images, self._labels
-        return self._images.repeat(step.batches, 1, 1, 1), self._labels.repeat(step.batches)
+        images = self._images.repeat(step.batches, 1, 1, 1).contiguous(memory_format=IMAGE_FORMAT)
+        return images, self._labels.repeat(step.batches)
 
     def make(self, step: Step, images: Tensor, labels: Tensor) -> None:
         """One step: resizing of the images, forward, backward, optimizer."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainers.augment import DRAWS
 from trainers.augment import augment as augmented
-from trainers.device import memory_format
+from trainers.device import IMAGE_FORMAT
 from trainers.errors import InputError, RunError
 from trainers.folders import ImageFiles, Preprocessing
 from trainers.ranks import ALONE, Ranks
@@ -170,10 +170,9 @@ class _Normalisation:
         self._mean = 255 * torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
         self._std = 255 * torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
         # One format whatever the augmentation leaves: another would change a step's time, and have compiled networks compiled anew.
-        self._format = memory_format(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        return images.to(torch.float32, memory_format=self._format).sub_(self._mean).div_(self._std)
+        return images.to(torch.float32, memory_format=IMAGE_FORMAT).sub_(self._mean).div_(self._std)
 
 
 def _training_bounds(images: int, batch_size: int, steps: Sequence[Step] | None, ranks: Ranks) -> Bounds:
