@@ -56,7 +56,7 @@ def _connect(address: str | None, runtime_env: dict[str, Any]) -> None:
 
     try:
         ray.init(
-            address=address,
+            address=address or "local",  # None would join whatever cluster was started on this machine
             num_cpus=None if address else available_cpus(),
             include_dashboard=None if address else False,
             log_to_driver=False,
