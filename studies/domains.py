@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Final
 
 from studies.sentences import shown, unknown_key
 from trainers.checks import check_number
@@ -18,6 +18,8 @@ Value = Any
 Rule = Callable[[str, object], Value]
 
 _RANGE_KEYS = ("low", "high", "log", "step")
+# Our own choice: the members of a range with a step are listed at every launch.
+_MOST_STEPS: Final = 10_000
 
 
 class _Listed:
@@ -175,9 +177,11 @@ def _parse_choice(key: str, raw: list[object], rule: Rule) -> Domain:
     if not raw:
         raise InputError(f"{key} is [], it must list at least one value")
     values = [rule(key, value) for value in raw]
+    seen: set[Value] = set()
     for value in values:
-        if values.count(value) > 1:
+        if value in seen:
             raise InputError(f"{key} is {shown(raw)}, it must list {value!r} only once")
+        seen.add(value)
     return Choice(tuple(values)) if len(values) > 1 else Fixed(values[0])
 
 
@@ -216,4 +220,6 @@ def _checked_step(key: str, plain: Range, step: Any) -> float:
     if steps.denominator != 1:
         nearest = float(exact(plain.low) + max(1, round(steps)) * exact(step))
         raise InputError(f"{key}.step is {step!r}, it must divide high - low; the nearest valid high is {nearest:g}")
+    if steps > _MOST_STEPS:
+        raise InputError(f"{key}.step is {step!r}, it must make at most {_MOST_STEPS} steps from low to high; a range needs none")
     return step if plain.is_integer else float(step)

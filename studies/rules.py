@@ -20,7 +20,11 @@ OBJECTIVES: Final[dict[str, Direction]] = {
     "val_loss": "minimize",
     "peak_memory": "minimize",
 }
+# Our own choice, far above any machine.
+_MOST_GPUS: Final = 10_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+# Neither databases nor file systems take all of these: control characters and halves of surrogate pairs.
+_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DURATION = re.compile(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s)?")
 # As SQLAlchemy splits it, which takes more for a password than urllib does: all up to the '@', slashes included.
 _USER_AND_PASSWORD = re.compile(r"://[^:/@]*:[^@]+@")
@@ -50,14 +54,20 @@ def url_has_password(url: str) -> bool:
 def check_study_name(what: str, value: object) -> None:
     """A name that is safe as a file name, a database key and a command-line word."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
-        rule = "it must be 1 to 80 letters, digits, '-', '_' or '.', of which the first is a letter or a digit"
+        rule = "it must be 1 to 80 letters (a to z, A to Z), digits, '-', '_' or '.', of which the first is a letter or a digit"
         raise InputError(f"{what} is {shown(value)}, {rule}")
 
 
 def check_model(what: str, value: object) -> None:
     """A network by name; which names exist only trainers.models knows."""
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or _INVISIBLE.search(value):
         raise InputError(f"{what} is {shown(value)}, it must be the name of a network or 'module:factory'")
+
+
+def check_folder(what: str, value: object) -> None:
+    """The path of a folder, whether it exists here or not."""
+    if not isinstance(value, str) or not value.strip() or _INVISIBLE.search(value):
+        raise InputError(f"{what} is {shown(value)}, it must be the path of a folder")
 
 
 def check_objectives(what: str, value: object) -> None:
@@ -78,7 +88,7 @@ def check_timeout(what: str, value: object) -> None:
 
 def check_gpus(what: str, value: object) -> None:
     """A whole number of devices, or a share of one."""
-    check_number(what, value)
+    check_number(what, value, high=_MOST_GPUS)
     if isinstance(value, float) and value > 1 and not value.is_integer():
         raise InputError(f"{what} is {value!r}, it must be a whole number where it is above 1, because Ray gives only single GPUs in parts")
 
@@ -87,7 +97,7 @@ def check_storage(what: str, value: object) -> None:
     """A database URL without a password, or None."""
     if value is None:
         return
-    if not isinstance(value, str) or "://" not in value:
+    if not isinstance(value, str) or "://" not in value or _INVISIBLE.search(value):
         # Not shown: a connection string of another form may hold a password that nothing here would recognise.
         raise InputError(f"{what} is no database URL, it must be one such as sqlite:///tuner.db or postgresql+psycopg://host/database")
     if url_has_password(value):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -10,31 +9,26 @@ from pydantic import BeforeValidator, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from trainers.errors import InputError, nearest_name
+from trainers.wording import mask_secrets, one_line, shown, shown_key
+
+__all__ = [
+    "MAPPING_RULE",
+    "Sections",
+    "first_sentence",
+    "mask_secrets",
+    "one_line",
+    "rule_error",
+    "ruled",
+    "sentence_error",
+    "shown",
+    "unknown_key",
+    "with_key",
+]
 
 # Which names a mapping of the study file may hold; "" is the top level.
 Sections = Mapping[str, Sequence[str]]
 
 MAPPING_RULE: Final = "it must be a mapping of keys to values"
-_LONGEST_VALUE = 100
-# Greedy on purpose: a password may itself hold '/', '@' or spaces, so all up to the last '@' is hidden.
-_URL_USER = re.compile(r"://.*@")
-_PASSWORD_KEY = re.compile(r"(?i)(\b\w*passw(?:or)?d|\bpwd)(\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^&\s,;]*)")
-
-
-def mask_secrets(text: str) -> str:
-    """`text` with the user part of every URL and every `password=...` replaced by asterisks."""
-    return _PASSWORD_KEY.sub(r"\1\2***", _URL_USER.sub("://***@", text))
-
-
-def one_line(text: str) -> str:
-    """`text` without line breaks and without secrets, as every message of this package is."""
-    return mask_secrets(" ".join(text.split()))
-
-
-def shown(value: object) -> str:
-    """`value` as messages show it: masked before it is cut, because half a URL no longer looks like one."""
-    text = mask_secrets(repr(value))
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 def with_key(key: str, error: InputError) -> str:
@@ -43,12 +37,12 @@ def with_key(key: str, error: InputError) -> str:
 
 
 def unknown_key(section: str, name: object, sections: Sections) -> str:
-    """Sentence about an unknown key: the nearest name beside it, else the section that does have the name."""
+    """Sentence about an unknown key: the section that does have the name, else the nearest name beside it."""
     known = sections[section]
-    hint = nearest_name(name, known)
-    if not hint:
-        hint = "".join(f"; the nearest valid name is '{other}.{name}'" for other, names in sections.items() if name in names and other)
-    return f"{f'{section}.' if section else ''}{name} is unknown, valid keys are {', '.join(known)}{hint}"
+    key = shown_key(name)
+    elsewhere = [f"{other}.{name}" for other, names in sections.items() if other and name in names]
+    hint = f"; the nearest valid name is '{elsewhere[0]}'" if elsewhere else nearest_name(name if isinstance(name, str) else key, known)
+    return f"{f'{section}.' if section else ''}{key} is unknown, valid keys are {', '.join(known)}{hint}"
 
 
 def ruled(check: Callable[[str, object], object]) -> BeforeValidator:

@@ -23,6 +23,7 @@ from studies.domains import Value
 from studies.rules import (
     OBJECTIVES,
     Direction,
+    check_folder,
     check_gpus,
     check_model,
     check_objectives,
@@ -42,7 +43,9 @@ __all__ = [
     "OBJECTIVES",
     "SECTIONS",
     "Budget",
+    "Checkpoints",
     "Direction",
+    "Keep",
     "Resources",
     "Sampler",
     "StartMark",
@@ -53,6 +56,7 @@ __all__ = [
     "url_has_password",
 ]
 
+Keep = Literal["running", "front", "all"]
 Sampler = Literal["tpe", "nsga2", "gp", "random", "qmc"]
 # Marks of a study's start points, all at full resolution.
 StartMark = Literal["baseline", "shorter"]
@@ -60,6 +64,10 @@ StartMark = Literal["baseline", "shorter"]
 # Epochs of the shorter full-resolution start points over those of the baseline. Our own choice: they span the methods' usual gains.
 SHORTER_START_FRACS: Final = (0.75, 0.5, 0.35)
 
+# The largest side of a JPEG file.
+_LARGEST_SIDE_PX: Final = 65_535
+# The largest seed that NumPy takes.
+_LARGEST_SEED: Final = 2**32 - 1
 _DEFAULTS: Final[dict[str, Any]] = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 _FROZEN: Final = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -79,9 +87,10 @@ def _data_config(raw: object) -> DataConfig:
             raise InputError(unknown_key("dataset", key, SECTIONS))
     if "name" not in raw:
         raise InputError("dataset.name is missing, every study needs it")
-    if not isinstance(raw.get("root", ""), str):
-        raise InputError(f"dataset.root is {shown(raw['root'])}, it must be the path of a folder")
+    check_folder("dataset.root", raw.get("root", "data"))
     check_integer("dataset.split_seed", raw.get("split_seed", 0), lowest=0)
+    if raw.get("side_px") is not None:
+        check_integer("dataset.side_px", raw["side_px"], lowest=1, highest=_LARGEST_SIDE_PX)
     try:
         return DataConfig(**raw)
     except InputError as error:
@@ -127,6 +136,8 @@ class Training(BaseModel):
             if info.field_name == "augment" and not isinstance(value, list | tuple):
                 raise InputError(f"augment is {shown(value)}, it must be a list of any of {', '.join(get_args(Augmentation))}")
             TrainConfig(model="any", data=DataConfig(name="digits"), **{str(info.field_name): value})
+            if info.field_name == "augment" and len(set(value)) < len(value):
+                raise InputError(f"augment is {shown(value)}, it must list each only once")
         except InputError as error:
             raise rule_error(error) from None
         return value
@@ -160,6 +171,14 @@ class Resources(BaseModel):
         return max(1, int(self.gpus))
 
 
+class Checkpoints(BaseModel):
+    """Which checkpoints stay on disk: of `running` trials only, of the `front`'s too, or `all`."""
+
+    model_config = _FROZEN
+
+    keep: Annotated[Keep, ruled(partial(check_name, names=get_args(Keep)))] = "front"
+
+
 class StudySpec(BaseModel):
     """A study file, validated. Build it with `studies.load_study` or `from_json_dict`, whose errors are single sentences."""
 
@@ -174,7 +193,8 @@ class StudySpec(BaseModel):
     sampler: Annotated[Sampler, ruled(partial(check_name, names=get_args(Sampler)))] = "tpe"
     budget: Budget = Field(default_factory=Budget)
     resources: Resources = Field(default_factory=Resources)
-    seed: Annotated[int, ruled(partial(check_integer, lowest=0))] = 0
+    checkpoints: Checkpoints = Field(default_factory=Checkpoints)
+    seed: Annotated[int, ruled(partial(check_integer, lowest=0, highest=_LARGEST_SEED))] = 0
     storage: Annotated[str | None, ruled(check_storage)] = None
 
     @model_validator(mode="after")
@@ -249,4 +269,5 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "search": FIELDS,
     "budget": tuple(Budget.model_fields),
     "resources": tuple(Resources.model_fields),
+    "checkpoints": tuple(Checkpoints.model_fields),
 }

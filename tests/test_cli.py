@@ -18,7 +18,7 @@ from tuner.cli import app
 from tuner.storage import open_storage
 
 TUNER = Path(sys.executable).parent / "tuner"
-COMMANDS = ["launch", "status", "export", "best", "stop", "dashboard", "train", "cost", "confirm", "delete"]
+COMMANDS = ["launch", "status", "export", "best", "stop", "dashboard", "train", "cost", "confirm", "delete", "logs", "doctor", "check"]
 
 
 def tuner(*arguments, cwd, **environment):

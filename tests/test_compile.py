@@ -17,6 +17,7 @@ from trainers.calibration import calibrate
 from trainers.config import DataConfig
 from trainers.errors import InputError
 from trainers.loop import Training
+from trainers.places import RootPlace
 from trainers.schedule import Step
 
 # 16, 20, 24 and 28 px grow to 32 in the first 80 % of 20 steps.
@@ -89,14 +90,14 @@ def test_the_next_training_of_the_process_compiles_nothing(graphs):
 
 
 def test_only_what_is_left_is_compiled(graphs, tmp_path):
-    config = dataclasses.replace(CONFIG, checkpoint=str(tmp_path / "run.pt"))
+    config = dataclasses.replace(CONFIG, checkpoint=str(tmp_path))
     sitting = Training(dataclasses.replace(config, compile=False))
     sitting.run_epoch()
     assert graphs.frame_count == 0
     # Whether steps are compiled belongs to the training: figures differ in their last digits.
     with pytest.raises(InputError, match="another configuration"):
         Training(config)
-    (tmp_path / "run.pt").unlink()
+    RootPlace(str(tmp_path)).remove_checkpoints()
     for _ in range(3):
         Training(config).run_epoch()
     torch._dynamo.reset()

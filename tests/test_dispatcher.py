@@ -5,19 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from filled import pricing, record, tiny_spec
 from optuna.samplers import RandomSampler
 
 from trainers.errors import RunError
-from tuner.dispatcher import STOP_REQUEST, Dispatcher, TrialMaker
+from trainers.places import RootPlace
+from tuner import dispatcher as dispatcher_module
+from tuner.delivery import LOG_NAME
+from tuner.dispatcher import STOP_REQUEST, Dispatcher
 from tuner.jobs import EpochDone, TrialDone, TrialFailed
+from tuner.maker import TrialMaker
+from tuner.places import root_place
 from tuner.pricing import FirstBaseline
 from tuner.proposals import ListProposer, Proposal, SearchProposer
 from tuner.sampling import CanonicalSampler, distributions
-from tuner.storage import open_storage
+from tuner.storage import DatabaseAway, open_storage
 from tuner.store import StudyStore
 
 PATIENCE_S = 30
@@ -33,9 +40,9 @@ def make(store, tmp_path, trials, slots=2, proposer=None, deadline_s=None):
     maker = TrialMaker(
         spec=spec,
         proposer=proposer or SearchProposer(spec),
-        sampler=CanonicalSampler(RandomSampler(seed=store.trial_count()), spec.search),
+        sampler=CanonicalSampler(RandomSampler(seed=store.launch_number()), spec.search),
         distributions=distributions(spec.search),
-        checkpoints=tmp_path / "checkpoints",
+        place=str(tmp_path / "place"),
         data_root=str(tmp_path),
         device="cpu",
     )
@@ -134,7 +141,7 @@ def test_a_worker_that_dies_is_replaced_with_the_same_training(store, tmp_path):
     assert len(trials.completed) == 3
     assert [(trial.number, trial.kind) for trial in trials.failed] == [(jobs[0].number, "lost")]
     retry = next(job for job in jobs[1:] if job.config.seed == jobs[0].config.seed)
-    assert retry.config == jobs[0].config  # the same checkpoint file included
+    assert retry.config == dataclasses.replace(jobs[0].config, attempt=2)  # the same place for checkpoints included
     assert next(trial for trial in trials.completed if trial.number == retry.number).attempt == 2
 
 
@@ -169,7 +176,7 @@ def test_a_value_that_is_not_finite_fails_its_trial(store, tmp_path, value):
 
 
 def test_a_study_whose_every_trial_fails_ends_with_the_reason(store, tmp_path):
-    with pytest.raises(RunError, match="5 trials in a row failed, the last one because ValueError: no such layer"):
+    with pytest.raises(RunError, match="5 trials in a row failed, all of them because ValueError: no such layer"):
         drive(store, make(store, tmp_path, trials=6), lambda n, job: TrialFailed("ValueError: no such layer"))
     assert store.trials().completed == store.trials().running == []
 
@@ -187,7 +194,7 @@ def test_what_runs_at_a_stop_is_given_back_and_trained_by_the_next_launch(store,
     assert trials.running == []
     assert {trial.kind for trial in trials.failed} == {"interrupted"}
     jobs = drive(store, make(store, tmp_path, trials=6), lambda n, job: good(store, job))
-    assert second.config in [job.config for job in jobs]
+    assert dataclasses.replace(second.config, attempt=2) in [job.config for job in jobs]
     completed = store.trials().completed
     assert len(completed) == 6
     assert len({trial.root for trial in completed}) == 6
@@ -272,3 +279,279 @@ def test_a_lost_terminal_ends_the_launch_instead_of_hanging_it(store, tmp_path):
     trials = store.trials()
     assert trials.running == []
     assert len(trials.completed) >= 1
+
+
+@pytest.fixture
+def other(store, storage_url):
+    """The same study as another driver sees it, with connections of its own."""
+    return StudyStore.load(open_storage(storage_url), store.name)
+
+
+def retried_elsewhere(other, number):
+    """What another driver does with a trial of a driver that it takes for dead."""
+    assert other.fail(number, "interrupted", "its driver has not been heard of")
+    [retry] = other.retries()
+    return other.claim_retry(retry, distributions(other.spec.search))
+
+
+def test_a_late_result_goes_to_the_attempt_that_runs_now(store, other, tmp_path):
+    dispatcher = make(store, tmp_path, trials=1)
+    with started(dispatcher):
+        job = taken(dispatcher, "a")
+        retry = retried_elsewhere(other, job.number)
+        dispatcher.trial_done("a", good(store, job, 0.7))
+        assert taken(dispatcher, "nothing more") is None
+    [completed] = store.trials().completed
+    assert (completed.number, completed.root, completed.values["val_accuracy"]) == (retry.number, job.number, 0.7)
+    assert store.trials().running == []
+
+
+def test_a_late_result_of_a_trial_that_nobody_has_retried_counts(store, other, tmp_path):
+    dispatcher = make(store, tmp_path, trials=1)
+    with started(dispatcher):
+        job = taken(dispatcher, "a")
+        other.fail(job.number, "interrupted", "its driver has not been heard of")
+        dispatcher.trial_done("a", good(store, job, 0.7))
+        assert taken(dispatcher, "nothing more") is None
+    [completed] = store.trials().completed
+    assert (completed.root, completed.attempt, completed.values["val_accuracy"]) == (job.number, 2, 0.7)
+    assert store.trial_count() == 2
+
+
+def test_of_two_results_of_a_root_trial_the_first_counts(store, other, tmp_path):
+    dispatcher = make(store, tmp_path, trials=2)
+    lines = []
+    dispatcher.on_event = lines.append
+    with started(dispatcher):
+        job = taken(dispatcher, "a")
+        retry = retried_elsewhere(other, job.number)
+        values = {"relative_time": 1.0, "val_accuracy": 0.6}
+        assert other.complete(retry.number, values, {})
+        dispatcher.trial_done("a", good(store, job, 0.7))
+        dispatcher.trial_done("b", good(store, taken(dispatcher, "b")))
+        assert taken(dispatcher, "nothing more") is None
+    assert store.finished_count() == 2
+    first = next(trial for trial in store.trials().completed if trial.root == job.number)
+    assert (first.number, first.values) == (retry.number, values)
+    assert any("finished too late" in line for line in lines)
+
+
+def test_a_worker_is_stopped_once_another_attempt_has_a_result(store, other, tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatcher_module, "RECONCILE_S", 0.1)
+    dispatcher = make(store, tmp_path, trials=2)
+    with started(dispatcher):
+        job, beside = taken(dispatcher, "a"), taken(dispatcher, "b")
+        # The late result of an attempt that another driver had given up.
+        assert other.complete(job.number, {"relative_time": 1.0, "val_accuracy": 0.6}, {})
+        wait_until(lambda: dispatcher.is_unwanted("a"))
+        assert not dispatcher.is_unwanted("b")
+        dispatcher.dropped("a")
+        dispatcher.dropped("b")
+        assert list(dispatcher.running) == ["b"]
+        dispatcher.trial_done("b", good(store, beside))
+        assert taken(dispatcher, "nothing more") is None
+    assert store.finished_count() == 2
+
+
+def test_a_trial_that_was_taken_for_dead_is_taken_up_again(store, other, tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatcher_module, "RECONCILE_S", 0.1)
+    dispatcher = make(store, tmp_path, trials=1)
+    with started(dispatcher):
+        job = taken(dispatcher, "a")
+        other.fail(job.number, "interrupted", "its driver has not been heard of")
+        wait_until(lambda: dispatcher.running["a"].claimed.number != job.number)
+        [running] = other.trials().running
+        assert (running.root, running.attempt) == (job.number, 2)
+        assert not dispatcher.is_unwanted("a")
+        dispatcher.trial_done("a", good(store, job))
+        assert taken(dispatcher, "nothing more") is None
+    [completed] = store.trials().completed
+    assert completed.number == running.number
+    assert store.trial_count() == 2
+
+
+def test_a_result_that_a_dead_driver_could_not_tell_is_told_and_not_trained_again(store, other, tmp_path):
+    dispatcher = make(store, tmp_path, trials=3)
+    with started(dispatcher):
+        job = taken(dispatcher, "a")
+        RootPlace(job.config.checkpoint).write_result(1, good(store, job, 0.65).record)
+        dispatcher.request_stop("the driver was killed before it could tell")
+    jobs = drive(store, make(store, tmp_path, trials=3), lambda n, job: good(store, job))
+    assert job.config.seed not in [later.config.seed for later in jobs]
+    assert len(jobs) == 2
+    told = next(trial for trial in store.trials().completed if trial.root == job.number)
+    assert (told.attempt, told.values["val_accuracy"]) == (2, 0.65)
+
+
+def test_a_worker_that_dies_after_it_has_left_its_result_is_not_asked_again(store, tmp_path):
+    def answer(n, job):
+        if n:
+            return good(store, job)
+        RootPlace(job.config.checkpoint).write_result(1, good(store, job, 0.65).record)
+        return None
+
+    jobs = drive(store, make(store, tmp_path, trials=3), answer)
+    trials = store.trials()
+    assert len(jobs) == len(trials.completed) == 3
+    assert trials.failed == []
+    assert trials.completed[0].values["val_accuracy"] == 0.65
+
+
+def test_a_place_that_fails_for_a_moment_ends_nothing(store, tmp_path, monkeypatch):
+    def gone(self):
+        raise OSError("bucket/root-00000 can't be read: timed out")
+
+    monkeypatch.setattr(RootPlace, "remove_checkpoints", gone)
+    drive(store, make(store, tmp_path, trials=4), lambda n, job: good(store, job, 0.9 - n / 10))
+    assert store.finished_count() == 4
+
+
+def test_a_long_outage_pauses_the_search_and_loses_nothing(store, tmp_path, monkeypatch):
+    dispatcher = make(store, tmp_path, trials=4)
+    lines = []
+    dispatcher.on_event = lines.append
+    away = []
+    whole = type(store)._retried
+
+    def reached(self, call):
+        if away:
+            # The answer is what is lost every other time.
+            if len(away) % 2:
+                whole(self, call)
+            away.append(1)
+            time.sleep(0.05)
+            raise DatabaseAway("the database has not answered for 30 s: connection refused")
+        return whole(self, call)
+
+    with started(dispatcher):
+        first, second = taken(dispatcher, "a"), taken(dispatcher, "b")
+        monkeypatch.setattr(type(store), "_retried", reached)
+        away.append(1)
+        dispatcher.trial_done("a", good(store, first, 0.61))
+        dispatcher.trial_done("b", good(store, second, 0.62))
+        wait_until(lambda: len(away) > 8)
+        assert dispatcher.stop_reason is None
+        away.clear()
+        while (job := taken(dispatcher, f"later {len(lines)}")) is not None:
+            dispatcher.trial_done(f"later {len(lines)}", good(store, job))
+            time.sleep(0.1)
+    trials = store.trials()
+    assert trials.running == []
+    assert len({trial.root for trial in trials.completed}) == len(trials.completed) == 4
+    assert [trial.values["val_accuracy"] for trial in trials.completed[:2]] == [0.61, 0.62]
+    assert sum("paused: the database has not answered for 30 s: connection refused" in line for line in lines) == 1
+    assert lines.count("the database answers again") == 1
+    assert sum(line.startswith(f"trial {first.number} finished") for line in lines) == 1
+
+
+def test_what_is_finished_while_the_database_is_away_is_told_by_the_next_launch(store, tmp_path, monkeypatch):
+    dispatcher = make(store, tmp_path, trials=3)
+    dispatcher.start()
+    job = taken(dispatcher, "a")
+    RootPlace(job.config.checkpoint).write_result(1, good(store, job, 0.65).record)
+
+    def away(self, call):
+        raise DatabaseAway("the database has not answered for 30 s: connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "_retried", away)
+        dispatcher.trial_done("a", good(store, job, 0.65))
+        with pytest.raises(RunError, match="what has finished is kept beside its checkpoints, and the next launch tells it"):
+            dispatcher.close()
+    monkeypatch.setattr("tuner.store.this_owner", lambda: {"pid": 1, "host": "another process"})
+    monkeypatch.setattr("tuner.store.is_dead", lambda owner: True)
+    jobs = drive(store, make(store, tmp_path, trials=3), lambda n, job: good(store, job))
+    assert job.config.seed not in [later.config.seed for later in jobs]
+    trials = store.trials()
+    assert len({trial.root for trial in trials.completed}) == len(trials.completed) == 3
+    assert trials.running == []
+
+
+def test_two_drivers_share_one_budget(store, other, tmp_path):
+    """Started at the same instant on a study without a trial."""
+    first, second = make(store, tmp_path, trials=9), make(other, tmp_path, trials=9)
+    with ThreadPoolExecutor(2) as pool:
+        drivers = ((store, first), (other, second))
+        answered = [pool.submit(drive, seen, driver, partial(lambda seen, n, job: good(seen, job), seen)) for seen, driver in drivers]
+        jobs = [job for future in answered for job in future.result()]
+    trials = store.trials()
+    assert len(trials.completed) == 9
+    assert trials.running == trials.failed == []
+    assert sorted(job.number for job in jobs) == sorted(trial.number for trial in trials.completed)
+    assert [trial.rival for trial in trials.completed].count("baseline") == 1
+    asked = {(tuple(trial.params.values()), trial.rival == "full") for trial in trials.completed}
+    assert len(asked) == 9
+
+
+def test_a_failure_that_may_pass_is_retried_twice_and_then_given_up(store, tmp_path):
+    jobs = drive(store, make(store, tmp_path, trials=6), lambda n, job: broken_baseline(store, job))
+    assert [job.config.attempt for job in jobs if job.config.seed == jobs[0].config.seed] == [1, 2, 3]
+    trials = store.trials()
+    assert len(trials.completed) == 6
+    assert [(trial.root, trial.reason) for trial in trials.failed] == [(0, "OutOfMemoryError: 3 GiB")] * 3
+    assert store.retries() == []
+
+
+def broken_baseline(store, job):
+    return TrialFailed("OutOfMemoryError: 3 GiB", may_pass=True) if job.config.seed == store.spec.seed else good(store, job)
+
+
+def test_a_launch_whose_first_trials_fail_stops_and_says_why(store, tmp_path):
+    """Every fourth trial is good, so that there are never five failures in a row."""
+
+    def answer(n, job):
+        return good(store, job) if n % 4 == 3 else TrialFailed(f"ValueError: no class {n}")
+
+    with pytest.raises(RunError, match="6 of the first 7 trials failed, all of them because ValueError: no class 6"):
+        drive(store, make(store, tmp_path, trials=20), answer)
+
+
+def test_checkpoints_of_the_front_stay(store, tmp_path):
+    accuracies = [0.9, 0.5, 0.4, 0.3]
+    place = tmp_path / "place"
+
+    def answer(n, job):
+        RootPlace(job.config.checkpoint).write(1, "epoch-00001.pt", b"weights")
+        RootPlace(job.config.checkpoint).write(1, LOG_NAME, b"said")
+        return good(store, job, accuracies[n])
+
+    drive(store, make(store, tmp_path, trials=4), answer)
+    front = {0, 1, 2} if store.trials().completed[3].values["relative_time"] >= 0.5 else {0, 1, 2, 3}
+    assert {root for root in range(4) if root_place(str(place), root).checkpoints()} == front
+    assert all(root_place(str(place), root).read(1, LOG_NAME) == b"said" for root in range(4))
+
+
+@pytest.mark.parametrize(("keep", "left"), [("running", []), ("all", [0, 1, 2])])
+def test_what_stays_is_the_study_files_to_say(storage_url, tmp_path, keep, left):
+    store = StudyStore.create_or_continue(open_storage(storage_url), tiny_spec(checkpoints={"keep": keep}))
+
+    def answer(n, job):
+        RootPlace(job.config.checkpoint).write(1, "epoch-00001.pt", b"weights")
+        return good(store, job, 0.5)
+
+    drive(store, make(store, tmp_path, trials=3), answer)
+    assert [root for root in range(3) if root_place(str(tmp_path / "place"), root).checkpoints()] == left
+
+
+def test_a_worker_that_hung_is_told_from_one_that_died(store, tmp_path):
+    stacks = (
+        "10:00:01 epoch 1\nTimeout (0:01:00)!\nThread 0x00007f0000000001 (most recent call first):\n"
+        '  File "/a/threads.py", line 5 in wait\n\nThread 0x00007f0000000002 (most recent call first):\n'
+        '  File "/my/layers.py", line 12 in forward\n  File "/b/loop.py", line 90 in run_epoch\n'
+    )
+
+    def answer(n, job):
+        if n == 0:
+            RootPlace(job.config.checkpoint).write(job.config.attempt, LOG_NAME, stacks.encode())
+        return None if n < 2 else good(store, job)
+
+    drive(store, make(store, tmp_path, trials=4, slots=1), answer)
+    reasons = [trial.reason for trial in store.trials().failed]
+    assert reasons == ["it hung: no step for 0:01:00, in forward (layers.py, line 12)", "its worker died (out of memory, or killed)"]
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)

@@ -218,14 +218,14 @@ def test_a_training_of_two_ranks_with_batch_norm_resumes_bit_same(pool: RankPool
     config = dataclasses.replace(ON_TWO, model="cifar_resnet8", schedule=schedule, augment=("crop",))
     whole = trained(pool, config)
     pool.call(whole.check_same_weights)
-    broken = dataclasses.replace(config, checkpoint=str(tmp_path / "run.pt"))
+    broken = dataclasses.replace(config, checkpoint=str(tmp_path))
     pool.call(pool.start(CheckedTraining, broken).run_epoch)
     resumed = pool.start(CheckedTraining, broken)
     assert resumed.epochs_done == 1
     pool.call(resumed.run_epoch)
     assert torch.equal(weights(resumed.model), weights(whole.model))
     assert resumed.curve == whole.curve
-    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["epoch-00001.pt", "epoch-00002.pt"]
     # One process goes on where two have stopped.
     assert Training(dataclasses.replace(broken, ranks=1)).done
 

@@ -16,6 +16,9 @@ from PIL import Image
 from postgres import missing_binaries, postgres_server
 from yaml import safe_dump
 
+from tuner.delivery import LOG_NAME
+from tuner.places import root_place
+from tuner.results import study_front
 from tuner.storage import open_storage, resolve_url
 from tuner.store import StudyStore
 
@@ -73,7 +76,7 @@ def test_a_launch_killed_in_the_middle_goes_on_where_it_was(place, postgres_data
     process = start("launch", "killed.yaml", "--storage", postgres_database, "--trials", 6, cwd=place)
     wait_for(lambda: "killed" in StudyStore.names(open_storage(postgres_database)), process)
     store = stored(postgres_database, "killed")
-    checkpoints = lambda: list(place.glob("runs/*/checkpoints/*.pt"))  # noqa: E731
+    checkpoints = lambda: list(place.glob("runs/*/root-*/attempt-*/*.pt"))  # noqa: E731
     wait_for(lambda: store.finished_count() >= 2 and store.trials().running and checkpoints(), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -90,11 +93,21 @@ def test_a_launch_killed_in_the_middle_goes_on_where_it_was(place, postgres_data
     assert {trial.number: trial.values for trial in after.completed if trial.number in finished_before} == finished_before
     roots = [trial.root for trial in after.completed]
     assert len(set(roots)) == len(roots), "a root trial was counted twice"
-    # Every trial that was running at the kill was finished by a later attempt with the same parameters and seed.
-    for lost in before.running:
+    # Every trial that was running at the kill was finished by a later attempt with the same parameters and seed; of one whose parameters
+    # were just being chosen nothing is there to be repeated.
+    chosen = [trial for trial in before.running if store.spec.search.searched.keys() <= trial.params.keys()]
+    assert len(chosen) >= len(before.running) - 1
+    for lost in chosen:
         retried = next(trial for trial in after.completed if trial.root == lost.root)
         assert (retried.params, retried.attempt) == (lost.params, lost.attempt + 1)
-    assert checkpoints() == [], "checkpoints of finished trials are left"
+    front = {f"root-{trial.root:05d}" for trial in study_front(store).front}
+    assert {path.parts[-3] for path in checkpoints()} == front, "checkpoints of other finished trials than the front's are left"
+    # Every result was left beside its checkpoints before it was told, and says what was told.
+    [folder] = place.glob("runs/*")
+    for trial in after.completed:
+        attempt, record = root_place(str(folder), trial.root).result()
+        assert (record["val_accuracy"], record["curve"]) == (trial.values["val_accuracy"], trial.curve)
+        assert root_place(str(folder), trial.root).read(attempt, LOG_NAME) is not None
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(place):

@@ -7,10 +7,12 @@ import hashlib
 import math
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
 import torch
+from full_disk import full_disk
 
 from trainers import Schedule, TrainConfig, train
 from trainers.config import DataConfig
@@ -53,7 +55,7 @@ def undisturbed():
 def test_a_resumed_training_ends_bit_same(tmp_path, optimizer, lr_curve):
     config = dataclasses.replace(CONFIG, optimizer=optimizer, lr_curve=lr_curve, lr=0.01)
     whole = train(config)
-    broken = dataclasses.replace(config, checkpoint=str(tmp_path / "run.pt"))
+    broken = dataclasses.replace(config, checkpoint=str(tmp_path))
     for epochs in (1, 1, 1):
         sitting = Training(broken)
         for _ in range(epochs):
@@ -66,7 +68,7 @@ def test_a_resumed_training_ends_bit_same(tmp_path, optimizer, lr_curve):
 
 
 def test_resuming_a_finished_training_trains_nothing_more(tmp_path):
-    config = dataclasses.replace(CONFIG, checkpoint=str(tmp_path / "run.pt"))
+    config = dataclasses.replace(CONFIG, checkpoint=str(tmp_path))
     first = train(config)
     reports = []
     second = train(config, reports.append)
@@ -144,7 +146,7 @@ def test_the_rate_of_each_step_is_that_of_its_progress_times_its_batches(seen):
 def test_a_resumed_training_with_grown_batches_ends_bit_same(tmp_path):
     whole = train(GROWN)
     for _ in range(3):
-        sitting = Training(dataclasses.replace(GROWN, checkpoint=str(tmp_path / "run.pt")))
+        sitting = Training(dataclasses.replace(GROWN, checkpoint=str(tmp_path)))
         report = sitting.run_epoch()
     assert sitting.done
     assert report.epoch == 3
@@ -156,7 +158,7 @@ def test_accumulated_steps_resume_bit_same_too(tmp_path):
     config = dataclasses.replace(CONFIG, accumulate=3, epochs=2)
     whole = train(config)
     for _ in range(2):
-        sitting = Training(dataclasses.replace(config, checkpoint=str(tmp_path / "run.pt")))
+        sitting = Training(dataclasses.replace(config, checkpoint=str(tmp_path)))
         sitting.run_epoch()
     assert weights_digest(sitting.model) == weights_digest(whole.model)
 
@@ -181,32 +183,73 @@ def test_training_learns():
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_step(tmp_path):
-    config = dataclasses.replace(CONFIG, lr=1e30, lr_curve="cosine", checkpoint=str(tmp_path / "run.pt"))
+    config = dataclasses.replace(CONFIG, lr=1e30, lr_curve="cosine", checkpoint=str(tmp_path))
     with pytest.raises(NonFiniteLossError, match=r"became (nan|inf) at step [2-5] of 15 \(learning rate 1e\+30\)"):
         train(config)
-    assert not (tmp_path / "run.pt").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
-    config = dataclasses.replace(CONFIG, checkpoint=str(tmp_path / "run.pt"), epochs=1)
+    config = dataclasses.replace(CONFIG, checkpoint=str(tmp_path), epochs=1)
     train(config)
     with pytest.raises(InputError, match="belongs to a training with another configuration"):
         train(dataclasses.replace(config, lr=0.06))
 
 
-def test_a_damaged_checkpoint_starts_anew_with_a_warning(tmp_path, undisturbed):
-    path = tmp_path / "run.pt"
-    config = dataclasses.replace(CONFIG, checkpoint=str(path))
-    Training(config).run_epoch()
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.warns(UserWarning, match="can't be read, so the training starts anew"):
-        result = train(config)
-    assert weights_digest(result.model) == weights_digest(undisturbed.model)
+def files_in(place):
+    return sorted(str(path.relative_to(place)) for path in place.rglob("*.*"))
 
 
-def test_no_half_written_checkpoint_is_left(tmp_path):
-    train(dataclasses.replace(CONFIG, checkpoint=str(tmp_path / "run.pt"), epochs=1))
-    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+def test_every_attempt_goes_on_from_the_newest_of_all_and_writes_under_its_own_number(tmp_path, undisturbed):
+    for attempt in (1, 2, 3):
+        sitting = Training(dataclasses.replace(CONFIG, checkpoint=str(tmp_path), attempt=attempt))
+        assert sitting.epochs_done == attempt - 1
+        sitting.run_epoch()
+    assert files_in(tmp_path) == ["attempt-1/epoch-00001.pt", "attempt-2/epoch-00002.pt", "attempt-3/epoch-00003.pt"]
+    assert weights_digest(sitting.model) == weights_digest(undisturbed.model)
+    assert sitting.result().curve == undisturbed.curve
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_ends_bit_same(tmp_path, undisturbed, attempt):
+    first = Training(dataclasses.replace(CONFIG, checkpoint=str(tmp_path)))
+    for _ in range(2):
+        first.run_epoch()
+    newest = tmp_path / "attempt-1" / "epoch-00002.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match=r"epoch-00002\.pt can't be read, so the training goes on from \S+/attempt-1/epoch-00001\.pt: "):
+        second = Training(dataclasses.replace(CONFIG, checkpoint=str(tmp_path), attempt=attempt))
+    assert second.epochs_done == 1
+    while not second.done:
+        second.run_epoch()
+    assert weights_digest(second.model) == weights_digest(undisturbed.model)
+    assert second.result().curve == undisturbed.curve
+
+
+def test_a_full_disk_costs_a_checkpoint_but_no_training(tmp_path, undisturbed):
+    config = dataclasses.replace(CONFIG, checkpoint=str(tmp_path))
+    first = Training(config)
+    with full_disk(), pytest.warns(UserWarning, match=r"the training goes on, but \S+/epoch-00001\.pt can't be written"):
+        first.run_epoch()
+    assert files_in(tmp_path) == []
+    first.run_epoch()
+    assert files_in(tmp_path) == ["attempt-1/epoch-00002.pt"]
+    second = Training(config)
+    second.run_epoch()
+    assert weights_digest(second.model) == weights_digest(undisturbed.model)
+
+
+def test_checkpoints_of_another_file_system_resume_bit_same(undisturbed):
+    config = dataclasses.replace(CONFIG, checkpoint=f"memory://{uuid.uuid4().hex}/root-00003")
+    for _ in range(3):
+        sitting = Training(config)
+        sitting.run_epoch()
+    assert weights_digest(sitting.model) == weights_digest(undisturbed.model)
+
+
+def test_a_finished_training_leaves_its_newest_two_checkpoints_and_nothing_half_written(tmp_path):
+    train(dataclasses.replace(CONFIG, checkpoint=str(tmp_path), attempt=4))
+    assert files_in(tmp_path) == ["attempt-4/epoch-00002.pt", "attempt-4/epoch-00003.pt"]
 
 
 def test_an_unknown_device_is_one_sentence():

@@ -45,7 +45,7 @@ def test_every_sampler_searches_all_fields_jointly_although_rivals_lack_a_schedu
     store = filled_store(storage, 12)
     spec = store.spec
     assert sum(trial.rival is not None for trial in store.trials().completed) >= 3
-    sampler = build_sampler(name, spec.search, seed=1, trials_so_far=store.trial_count())
+    sampler = build_sampler(name, spec.search, seed=1, launch_number=store.launch_number())
     for _ in range(3):
         tell(store, spec, ask(store, spec, sampler))
     trials = store.study.get_trials(deepcopy=False)
@@ -59,7 +59,7 @@ def test_every_sampler_searches_all_fields_jointly_although_rivals_lack_a_schedu
 def test_full_resolution_is_always_written_the_same_way(storage, name):
     spec = tiny_spec()
     store = StudyStore.create_or_continue(storage, spec)
-    sampler = build_sampler(name, spec.search, seed=2, trials_so_far=0)
+    sampler = build_sampler(name, spec.search, seed=2, launch_number=0)
     for number in range(12):
         claimed = ask(store, spec, sampler, {"frequency": 0.0} if number % 2 else {})
         if claimed.params["frequency"] == 0:
@@ -73,10 +73,10 @@ def test_full_resolution_is_always_written_the_same_way(storage, name):
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "gp", "random"])
 def test_the_next_launch_does_not_draw_the_first_launch_again(tmp_path, name):
     first = []
-    for trials_so_far in (0, 0, 5):
+    for launch_number in (0, 0, 5):
         spec = tiny_spec()
         store = StudyStore.create_or_continue(open_storage(f"sqlite:///{tmp_path / f'{len(first)}.db'}"), spec)
-        sampler = build_sampler(name, spec.search, seed=3, trials_so_far=trials_so_far)
+        sampler = build_sampler(name, spec.search, seed=3, launch_number=launch_number)
         first.append([ask(store, spec, sampler).params for _ in range(3)])
     assert first[0] == first[1]
     assert first[0] != first[2]

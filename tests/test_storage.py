@@ -4,20 +4,35 @@ import multiprocessing
 import os
 import pickle
 import random
+import sqlite3
 import threading
 import time
 import traceback
+from contextlib import closing
 
 import postgres
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from psycopg import sql
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from trainers.errors import InputError, RunError
+from tuner import connections
 from tuner import storage as storage_module
-from tuner.storage import forget_secrets, holds_studies, is_transient, masked, open_existing, open_storage, resolve_url, with_retries
+from tuner.connections import schema_lock
+from tuner.storage import (
+    DatabaseAway,
+    forget_secrets,
+    holds_studies,
+    is_transient,
+    masked,
+    open_existing,
+    open_storage,
+    resolve_url,
+    with_retries,
+)
 
 SECRET = "s3cr:t/p{a}ss%40w"
 QUOTED_SECRET = "s3cr%3At%2Fp%7Ba%7Dss%2540w"
@@ -135,7 +150,7 @@ class TestRetries:
         def call():
             raise OperationalError("SELECT hidden", {"p": "hidden"}, Exception("no route to host\nhidden detail"))
 
-        with pytest.raises(RunError, match=r"^the database x has not answered for 0.3 s: no route to host$") as caught:
+        with pytest.raises(DatabaseAway, match=r"^the database x has not answered for 0.3 s: no route to host$") as caught:
             with_retries(call, "the database x")
         assert "hidden" not in everything_said(caught.value)
 
@@ -150,14 +165,86 @@ class TestRetries:
             with_retries(call)
         assert len(calls) == 1
 
-    def test_optuna_hides_the_cause_one_level_deeper(self, tmp_path):
-        storage = open_storage(f"sqlite:///{tmp_path / 'tuner.db'}")
+    def test_optuna_hides_the_cause_one_level_deeper(self):
+        hidden = StorageInternalError("An exception is raised during the commit.")
+        assert not is_transient(hidden)
+        hidden.__cause__ = OperationalError("COMMIT", {}, Exception("restarting"))
+        assert is_transient(hidden)
+
+
+class TestSqliteTrouble:
+    """Its errors are of one class, whatever may pass and whatever may not."""
+
+    @pytest.fixture(autouse=True)
+    def _short(self, monkeypatch):
+        monkeypatch.setattr(connections, "_SQLITE_BUSY_S", 0.05)
+        monkeypatch.setattr(storage_module, "_FIRST_PAUSE_S", 0.01)
+
+    @pytest.fixture
+    def storage(self, tmp_path):
+        return open_storage(f"sqlite:///{tmp_path / 'tuner.db'}")
+
+    @pytest.fixture
+    def study_id(self, storage):
+        return storage.create_new_study([1], "kept")
+
+    def limited_to(self, storage, pages):
+        """From now on the file may have so many pages, or those that it has."""
+
+        def limit(connection, *rest):
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+
+        event.listen(storage.engine, "checkout", limit)
+
+    def test_a_full_disk_may_pass(self, storage, study_id):
+        def write():
+            tries.append(1)
+            if len(tries) == 3:
+                self.limited_to(storage, 100_000)
+            storage.set_study_user_attr(study_id, "long", "x" * 100_000)
+
+        tries = []
+        self.limited_to(storage, 1)
+        with_retries(write)
+        assert len(tries) == 3
+        assert len(storage.get_study_user_attrs(study_id)["long"]) == 100_000
+
+    def test_a_disk_that_stays_full(self, storage, study_id, monkeypatch):
+        monkeypatch.setattr(storage_module, "RETRY_TOTAL_S", 0.3)
+        self.limited_to(storage, 1)
+        with pytest.raises(DatabaseAway, match=r"has not answered for 0\.3 s: database or disk is full$"):
+            with_retries(lambda: storage.set_study_user_attr(study_id, "long", "x" * 100_000))
+
+    def test_a_lock_passes(self, storage, study_id, tmp_path):
+        with closing(sqlite3.connect(tmp_path / "tuner.db", isolation_level=None, check_same_thread=False)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StorageInternalError) as caught:
+                storage.set_study_user_attr(study_id, "written", "late")
+            assert is_transient(caught.value)
+            release = threading.Timer(0.2, other.execute, ("COMMIT",))
+            release.start()
+            with_retries(lambda: storage.set_study_user_attr(study_id, "written", "late"))
+            release.join()
+        assert storage.get_study_user_attrs(study_id) == {"written": "late"}
+
+    def test_what_may_only_be_read_is_refused_at_once(self, storage, study_id):
+        tries = []
+
+        def write():
+            tries.append(1)
+            storage.set_study_user_attr(study_id, "written", "never")
+
+        event.listen(storage.engine, "checkout", lambda connection, *rest: connection.execute("PRAGMA query_only = ON"))
+        with pytest.raises(RunError, match=r"^the database x refuses: attempt to write a readonly database$") as caught:
+            with_retries(write, "the database x")
+        assert not isinstance(caught.value, DatabaseAway)
+        assert len(tries) == 1
+
+    def test_a_missing_table_does_not_pass(self, storage):
         with storage.engine.begin() as connection:
             connection.execute(text("DROP TABLE trial_heartbeats"))
-        with pytest.raises(Exception, match="raised during the commit") as caught:
-            storage.record_heartbeat(1)
-        assert is_transient(caught.value)
-        assert not is_transient(caught.value.__class__("no cause"))
+        with pytest.raises(RunError, match="refuses: no such table: trial_heartbeats"):
+            with_retries(lambda: storage.record_heartbeat(1))
 
 
 class TestOpening:
@@ -182,9 +269,9 @@ class TestOpening:
 
     def test_the_schema_lock_is_waited_for(self, postgres_database):
         """Whatever the race above happens to do: while another driver holds the lock, nobody creates tables."""
-        url = storage_module.make_url(resolve_url(postgres_database, None))
+        url = make_url(resolve_url(postgres_database, None))
         opened = threading.Thread(target=open_storage, args=(resolve_url(postgres_database, None),))
-        with storage_module._AdvisoryLock(url):
+        with schema_lock(url):
             opened.start()
             opened.join(timeout=0.5)
             assert opened.is_alive()
@@ -206,8 +293,8 @@ class TestOpening:
         postgres_server.execute(sql.SQL("ALTER DATABASE {} SET timezone TO 'Asia/Tokyo'").format(sql.Identifier(name)))
         storage = open_storage(resolve_url(postgres_database, None))
         with storage.engine.connect() as connection:
-            for setting, expected in (("application_name", "downsample-tuner"), ("timezone", "UTC")):
-                assert connection.execute(text(f"SHOW {setting}")).scalar() == expected
+            expected = {"application_name": "downsample-tuner", "timezone": "UTC"}
+            assert {setting: connection.execute(text(f"SHOW {setting}")).scalar() for setting in expected} == expected
             assert connection.execute(text("SELECT pid FROM pg_stat_activity WHERE application_name = 'downsample-tuner'")).all()
 
     def test_a_dropped_connection_is_noticed_before_use(self, postgres_server, postgres_database):

@@ -1,5 +1,6 @@
 """The contract of a study in its database, on SQLite and on PostgreSQL: who makes a trial, who ends it, what is read back."""
 
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,13 +26,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from studies import StudySpec
-from trainers.errors import InputError, RunError
+from trainers.errors import InputError
 from tuner import owner as owner_module
 from tuner import rows
 from tuner import store as store_module
 from tuner.owner import is_dead, this_owner
 from tuner.sampling import build_sampler, distributions
-from tuner.storage import GRACE_S, open_storage, resolve_url
+from tuner.storage import GRACE_S, DatabaseAway, open_storage, resolve_url
 from tuner.store import MAX_LOST, StudyStore
 from tuner.trials import CompletedTrial, StudyTrials
 
@@ -220,7 +222,7 @@ class TestCreate:
 
     @pytest.mark.parametrize("name", ["tpe", "nsga2", "gp", "random", "qmc"])
     def test_every_sampler(self, store, name):
-        sampler = build_sampler(name, SPEC.search, seed=1, trials_so_far=0)
+        sampler = build_sampler(name, SPEC.search, seed=1, launch_number=0)
         for _ in range(3):
             claimed = store.create_trial(fixed={}, distributions=DISTRIBUTIONS, sampler=sampler, rival=None)
             SPEC.search.complete(claimed.params)
@@ -272,10 +274,98 @@ class TestCreate:
         assert claimed.number == 0
         assert store.trial_count() == 1
 
-    def test_names_of_other_attempts_are_refused(self, store):
-        create(store, root=0, attempt=2)
-        with pytest.raises(RunError, match="attempt 2 at trial 0 exists already in study 'small'"):
-            create(store, root=0, attempt=2)
+    def test_a_trial_born_while_the_database_went_away_is_given_back(self, store, monkeypatch):
+        whole = rows.insert_trial
+
+        def away(*arguments, **keys):
+            whole(*arguments, **keys)
+            monkeypatch.setattr(rows, "insert_trial", whole)
+            raise DatabaseAway("no answer")
+
+        monkeypatch.setattr(rows, "insert_trial", away)
+        with pytest.raises(DatabaseAway):
+            create(store)
+        assert create(store).number == 1
+        trials = store.trials()
+        assert [(trial.number, trial.kind) for trial in trials.failed] == [(0, "interrupted")]
+        assert [trial.number for trial in trials.running] == [1]
+        assert [retry.root for retry in store.retries()] == [0]
+
+    def test_a_retry_is_made_once(self, store):
+        create(store)
+        store.fail(0, "interrupted", "the test ended it")
+        [retry] = store.retries()
+        assert store.claim_retry(retry, DISTRIBUTIONS).number == 1
+        assert store.claim_retry(retry, DISTRIBUTIONS) is None
+
+    def test_no_attempt_begins_beside_one_that_runs_or_has_a_result(self, store):
+        """As for a driver that has read the trials before another one made its attempt."""
+        create(store)
+        store.fail(0, "interrupted", "the test ended it")
+        [retry] = store.retries()
+        store.claim_retry(retry, DISTRIBUTIONS)
+        later = dataclasses.replace(retry, attempt=3)
+        assert store.claim_retry(later, DISTRIBUTIONS) is None
+        store.complete(1, VALUES, {})
+        assert store.claim_retry(later, DISTRIBUTIONS) is None
+        create(store)
+        assert store.claim_retry(dataclasses.replace(retry, root=2), DISTRIBUTIONS) is None
+
+    def test_roots_whose_numbers_begin_alike_are_told_apart(self, store):
+        for _ in range(12):
+            create(store)
+        store.fail(1, "interrupted", "the test ended it")
+        store.fail(11, "interrupted", "the test ended it")
+        first, eleventh = store.retries()
+        assert store.claim_retry(eleventh, DISTRIBUTIONS).number == 12
+        assert store.family(1) == {1: TrialState.FAIL}
+        assert store.claim_retry(first, DISTRIBUTIONS).number == 13
+        assert store.family(1) == {1: TrialState.FAIL, 13: TrialState.RUNNING}
+        assert store.family(11) == {11: TrialState.FAIL, 12: TrialState.RUNNING}
+
+
+class TestBudget:
+    def test_what_runs_and_what_is_finished_count(self, store):
+        for _ in range(3):
+            create(store)
+        assert create(store, wanted=3) is None
+        store.complete(0, VALUES, {})
+        store.prune(1, {})
+        assert create(store, wanted=3) is None
+        store.fail(2, "interrupted", "the test ended it")
+        [retry] = store.retries()
+        assert store.claim_retry(retry, DISTRIBUTIONS, 2) is None
+        assert store.claim_retry(retry, DISTRIBUTIONS, 3).number == 3
+        assert store.trial_count() == 4
+
+    def test_drivers_that_ask_at_once_draw_one_budget(self, storage_url, store):
+        """Each driver has connections of its own, as on machines of their own."""
+        drivers = [StudyStore.load(open_storage(storage_url), store.name) for _ in range(4)]
+        with ThreadPoolExecutor(len(drivers)) as pool:
+            made = [trial for drawn in pool.map(lambda driver: [create(driver, wanted=10) for _ in range(5)], drivers) for trial in drawn]
+        assert sorted(trial.number for trial in made if trial is not None) == list(range(10))
+        assert store.running_count() == 10
+
+    def test_what_is_to_be_tried_once_is_tried_once(self, storage_url, store):
+        other = StudyStore.load(open_storage(storage_url), store.name)
+        assert create(store, once=True).number == 0
+        assert create(other, once=True) is None
+        assert create(other, once=True, seed=5).number == 1
+        assert create(other).number == 2
+        store.complete(0, VALUES, {})
+        assert create(other, once=True) is None
+        store.fail(1, "error", "it can't work")
+        assert create(other, once=True, seed=5).number == 3
+
+    def test_every_launch_has_a_number_of_its_own(self, storage_url, store):
+        other = StudyStore.load(open_storage(storage_url), store.name)
+        assert [store.launch_number(), other.launch_number(), store.launch_number()] == [0, 1, 2]
+
+    def test_the_first_value_stays(self, storage_url, store):
+        other = StudyStore.load(open_storage(storage_url), store.name)
+        assert store.keep_first("id", "one") == "one"
+        assert other.keep_first("id", "two") == "one"
+        assert other.get_attr("id") == "one"
 
 
 def with_lost_answer(function):
@@ -625,6 +715,19 @@ class TestRetries:
         assert store.retries() == []
         assert [(trial.number, trial.root, trial.attempt) for trial in store.trials().running] == [(4, 3, 2), (5, 1, 2), (6, 0, 2)]
         assert [trial.number for trial in store.trials().failed] == [0, 1, 3]
+
+    def test_no_attempt_begins_beside_one_that_runs_or_has_a_result(self, store):
+        """As for a driver that has read the trials before another one made its attempt."""
+        create(store)
+        store.fail(0, "interrupted", "the test ended it")
+        [retry] = store.retries()
+        store.claim_retry(retry, DISTRIBUTIONS)
+        later = dataclasses.replace(retry, attempt=3)
+        assert store.claim_retry(later, DISTRIBUTIONS) is None
+        store.complete(1, VALUES, {})
+        assert store.claim_retry(later, DISTRIBUTIONS) is None
+        create(store)
+        assert store.claim_retry(dataclasses.replace(retry, root=2), DISTRIBUTIONS) is None
 
     def test_roots_whose_numbers_begin_alike(self, store):
         """Root 1 must not be taken for root 11."""

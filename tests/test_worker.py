@@ -9,6 +9,7 @@ import weakref
 import pytest
 from filled import tiny_spec
 
+from trainers.places import RootPlace
 from tuner.jobs import EpochDone, Job, TrialDone, TrialFailed
 
 with warnings.catch_warnings():
@@ -28,6 +29,15 @@ def remembered(num_classes):
     global latest
     latest = cyclic(num_classes)
     return latest
+
+def talking(num_classes):
+    print("a network for", num_classes, "classes")
+    return cyclic(num_classes)
+
+def divergent(num_classes):
+    network = build_model("cifar_resnet8", num_classes, 32)
+    network.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+    return network
 
 def broken(num_classes):
     network = build_model("cifar_resnet8", num_classes, 32)
@@ -54,7 +64,7 @@ def job(tmp_path, monkeypatch):
     def make(number, model="worker_networks:cyclic"):
         spec = tiny_spec(model=model, training={"epochs": 2, "batch_size": 32}, search={"frequency": 0.5})
         params = spec.baseline_params() | {"epochs": 1}
-        return Job(number, spec.train_config(params, number, device="cpu", threads=1, checkpoint=str(tmp_path / f"{number}.pt")))
+        return Job(number, spec.train_config(params, number, device="cpu", threads=1, checkpoint=str(tmp_path / f"root-{number}")))
 
     return make
 
@@ -105,10 +115,34 @@ def test_what_outlives_its_trial_for_a_while_can_still_be_collected(job):
 
 def test_a_network_that_fails_fails_its_trial_only(job):
     worker = started(job(0, model="worker_networks:broken"))
-    assert finished(worker) == TrialFailed("ZeroDivisionError: division by zero")
+    assert finished(worker) == TrialFailed("ZeroDivisionError: division by zero", may_pass=True)
     worker.reset_config({"job": job(1)})
     report = finished(worker)
     assert isinstance(report, TrialDone)
     assert report.record["seed"] == 1
     # 160 images in batches of 32.
     assert report.record["counts"] == {"32/full": 5}
+
+
+def test_a_result_lies_beside_its_checkpoints_before_it_is_reported(job, tmp_path):
+    report = finished(started(job(3)))
+    assert RootPlace(str(tmp_path / "root-3")).result() == (1, report.record)
+
+
+def test_what_a_training_says_is_in_its_own_log_only(job, tmp_path):
+    worker = started(job(0, model="worker_networks:talking"))
+    finished(worker)
+    worker.reset_config({"job": job(1)})
+    finished(worker)
+    worker.reset_config({"job": job(2, model="worker_networks:broken")})
+    finished(worker)
+    talked, silent, broken = ((tmp_path / f"root-{number}" / "attempt-1" / "log.txt").read_text() for number in range(3))
+    assert "a network for 10 classes" in talked
+    assert "classes" not in silent + broken
+    assert "ZeroDivisionError: division by zero" in broken
+
+
+def test_a_divergent_training_is_not_tried_again(job):
+    report = finished(started(job(0, model="worker_networks:divergent")))
+    assert report.reason.startswith("NonFiniteLossError: the training loss became nan at step 1 of")
+    assert not report.may_pass

@@ -71,7 +71,8 @@ class TrainConfig:
     device: `auto` takes CUDA where there is one. threads: CPU threads of torch; None leaves torch's own choice.
     ranks: processes that share every batch equally, each on a GPU of its own (on a CPU: with a share of the threads); batch-norm
         statistics are those of each rank's part.
-    checkpoint: file written atomically after every epoch and resumed from; None writes nothing.
+    checkpoint: place (a folder or fsspec URL, see trainers.places) whose newest checkpoint the training goes on from, whichever attempt
+        wrote it, and to which it writes one after every epoch; None writes nothing. attempt: under whose number, from 1.
     """
 
     model: str
@@ -94,6 +95,7 @@ class TrainConfig:
     threads: int | None = None
     ranks: int = 1
     checkpoint: str | None = None
+    attempt: int = 1
 
     def __post_init__(self) -> None:
         check_name("optimizer", self.optimizer, get_args(Optimizer))
@@ -103,7 +105,7 @@ class TrainConfig:
             check_name("augment", augmentation, get_args(Augmentation))
         if not isinstance(self.compile, bool):
             raise InputError(f"compile is {self.compile!r}, it must be true or false")
-        for name in ("epochs", "batch_size", "accumulate", "ranks"):
+        for name in ("epochs", "batch_size", "accumulate", "ranks", "attempt"):
             check_integer(name, getattr(self, name), lowest=1)
         check_shared_batch("batch_size", self.batch_size, self.ranks)
         check_number("lr", self.lr, above=0)

@@ -32,8 +32,10 @@ class NoisyTimingError(RunError):
 
 def nearest_name(value: object, names: Iterable[str]) -> str:
     """`; the nearest valid name is 'x'` when some name resembles `value`, else nothing."""
-    close = difflib.get_close_matches(str(value), [str(name) for name in names], n=1, cutoff=0.5)
-    return f"; the nearest valid name is '{close[0]}'" if close else ""
+    # Without regard to case: 'SGD' is the nearest thing to 'sgd'.
+    lower = {str(name).lower(): str(name) for name in names}
+    close = difflib.get_close_matches(str(value).lower(), lower, n=1, cutoff=0.5)
+    return f"; the nearest valid name is '{lower[close[0]]}'" if close else ""
 
 
 def check_known(what: str, name: object, names: Iterable[str]) -> None:

@@ -1,8 +1,8 @@
 """One training from its configuration to its result: the main path of this package.
 
 train(config):
-    data, network, schedule's plan, optimizer                           Training.__init__
-    last checkpoint, if there is one                                    Training._resume
+    data, network, schedule's plan, optimizer                           Training._set_up
+    newest whole checkpoint of any attempt, if there is one             Training._resume
     what is left of the plan, compiled if it shall be                   Training._compile
     every epoch:                                                        Training.run_epoch
         every step as the plan says, full or reduced                    Training._step
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.checkpoint import load_checkpoint, save_checkpoint
+from trainers.checkpoint import newest_checkpoint, save_checkpoint
 from trainers.config import TrainConfig
 from trainers.data import Split, load_data, load_test, steps_per_epoch
 from trainers.device import device_name, peak_memory_mib, reset_peak_memory, set_threads, versions
@@ -30,14 +30,16 @@ from trainers.downsampling import Downsampler, check_sides
 from trainers.errors import InputError, NonFiniteLossError
 from trainers.models import build_training_model
 from trainers.optim import build_optimizer, learning_rate, set_learning_rate
+from trainers.places import RootPlace
 from trainers.ranks import ALONE, Ranks
 from trainers.rehearsal import compile_steps, or_out_of_memory
 from trainers.schedule import Step
 from trainers.steps import training_step
 from trainers.timing import Stopwatch
+from trainers.watchdog import UNWATCHED, Watch
 
 # Where and how a training runs may change between two sittings; everything else in its configuration may not.
-_MAY_CHANGE = ("checkpoint", "device", "threads", "ranks")
+_MAY_CHANGE = ("checkpoint", "attempt", "device", "threads", "ranks")
 # Between the seeds of two ranks' random numbers in one epoch: dropout must not drop the same of every part of a batch.
 _RANK_SEEDS: Final = 7_368_787
 _PARTS = ("train", "data", "compile", "evaluation", "checkpoint")
@@ -97,13 +99,18 @@ class Training:
     """A training that runs epoch by epoch, so that whoever runs it can report, stop and resume between them.
 
     ranks: of a RankPool, where each makes its own of the same configuration; rank 0 has the result and writes the checkpoints.
+    watchdog: a Watchdog ends the process where the set-up or an epoch hangs; each rank has its own. Between epochs it waits for nothing.
     """
 
-    def __init__(self, config: TrainConfig, ranks: Ranks = ALONE) -> None:
+    def __init__(self, config: TrainConfig, ranks: Ranks = ALONE, watchdog: Watch = UNWATCHED) -> None:
         if ranks.size != config.ranks:
             raise InputError(f"ranks is {config.ranks}, it must be the size of the RankPool that trains, which is {ranks.size}")
-        self.config = config
-        self.ranks = ranks
+        self.config, self.ranks, self._watchdog = config, ranks, watchdog
+        self._place = None if config.checkpoint is None else RootPlace(config.checkpoint)
+        with watchdog:
+            self._set_up(config, ranks)
+
+    def _set_up(self, config: TrainConfig, ranks: Ranks) -> None:
         self.device = ranks.device(config.device)
         set_threads(ranks.threads(config.threads))
         reset_peak_memory(self.device)
@@ -114,6 +121,7 @@ class Training:
         self.model = build_training_model(config, self.data.num_classes, self.device)
         self.downsampler = Downsampler(self.model, config.schedule, self.total_batches, config.data.full_px, self.steps_per_epoch)
         check_sides(self.model, self.downsampler.plan.counts(), config.data.full_px, side_multiple=config.schedule.side_multiple)
+        self._largest_work = max(_work(step) for step in self.downsampler.plan.counts())
         self.optimizer = build_optimizer(self.model, config)
         self.curve: list[float] = []
         self.val_loss = float("nan")
@@ -137,12 +145,16 @@ class Training:
 
     def run_epoch(self) -> EpochReport:
         """Trains one epoch, evaluates and writes the checkpoint. NonFiniteLossError names the first step whose loss was not finite."""
+        with self._watchdog:
+            return self._run_epoch()
+
+    def _run_epoch(self) -> EpochReport:
         # Each epoch has its own seed, so that a resumed training draws what an undisturbed one does.
         torch.manual_seed(self.config.seed * 1_000_003 + self.epochs_done + self.ranks.rank * _RANK_SEEDS)
         train_loss = self._train_epoch()
         with self._stopwatch.part("evaluation"):
             self.ranks.share_buffers(self.model)
-            accuracy, self.val_loss = evaluate(self.model, self.data.val, self.config.batch_size, self.ranks)
+            accuracy, self.val_loss = evaluate(self.model, self.data.val, self.config.batch_size, self.ranks, self._watchdog)
         self.curve.append(accuracy)
         self._compare_ranks()
         with self._stopwatch.part("checkpoint"):
@@ -193,12 +205,14 @@ class Training:
         )
         batches_done = self.epochs_done * self.steps_per_epoch
         losses = []
+        self._watchdog.alive(share=None)
         self._stopwatch.start()
         for step in steps:
             images, labels = next(batches)
             self._stopwatch.lap("data")
             losses.append(self._step(step, images, labels, batches_done))
             self._stopwatch.lap("train")
+            self._watchdog.alive(_work(step) / self._largest_work)
             batches_done += step.batches
         # Looked at once an epoch: reading every loss would make the GPU wait at every step.
         epoch_losses = self.ranks.mean(torch.stack(losses).cpu())
@@ -210,8 +224,13 @@ class Training:
         set_learning_rate(self.optimizer, learning_rate(self.config, batches_done, self.total_batches, step.batches))
 
         def make() -> Tensor:
-            with self.downsampler.step(images) as step_images:
-                return training_step(self._parallel, self.optimizer, step_images, labels, self.config)
+            try:
+                with self.downsampler.step(images) as step_images:
+                    return training_step(self._parallel, self.optimizer, step_images, labels, self.config)
+            except RuntimeError:
+                # Out of memory: what would fit is found by trying.
+                self._watchdog.pause()
+                raise
 
         return or_out_of_memory(make, self.config, step, self.data.num_classes)
 
@@ -225,8 +244,9 @@ class Training:
             )
 
     def _save(self) -> None:
-        if self.config.checkpoint is None or self.ranks.rank > 0:
+        if self._place is None or self.ranks.rank > 0:
             return
+        self._watchdog.pause()
         content = {
             "config": _fingerprint(self.config),
             "model": self.model.state_dict(),
@@ -236,14 +256,14 @@ class Training:
             "val_loss": self.val_loss,
             "seconds": self.seconds(),
         }
-        save_checkpoint(self.config.checkpoint, content)
+        save_checkpoint(self._place, self.config.attempt, self.epochs_done, content)
 
     def _resume(self) -> None:
-        content = load_checkpoint(self.config.checkpoint) if self.config.checkpoint is not None else None
+        content = None if self._place is None else newest_checkpoint(self._place)
         if content is None:
             return
         if content["config"] != _fingerprint(self.config):
-            raise InputError(f"checkpoint {self.config.checkpoint} belongs to a training with another configuration; name another file")
+            raise InputError(f"checkpoint {self._place} belongs to a training with another configuration; name another place")
         self.model.load_state_dict(content["model"])
         self.downsampler.load_state_dict(content["downsampler"])
         self.optimizer.load_state_dict(content["optimizer"])
@@ -251,8 +271,10 @@ class Training:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, batch_size: int, ranks: Ranks = ALONE) -> tuple[float, float]:
+def evaluate(model: nn.Module, split: Split, batch_size: int, ranks: Ranks = ALONE, watchdog: Watch = UNWATCHED) -> tuple[float, float]:
     """Accuracy (share) and mean cross-entropy of the full network over a split, which the ranks share out."""
+    # The first batch may have to wait for the processes of a loader.
+    watchdog.pause()
     model.eval()
     device = next(model.parameters()).device
     # Summed on the device and read once: a read a batch would make the GPU wait.
@@ -262,7 +284,13 @@ def evaluate(model: nn.Module, split: Split, batch_size: int, ranks: Ranks = ALO
         logits = model(images)
         correct += (logits.argmax(1) == labels).sum()
         loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+        watchdog.alive(share=None)
     return ranks.total(float(correct)) / len(split), ranks.total(float(loss)) / len(split)
+
+
+def _work(step: Step) -> int:
+    """Images' pixels in a step, in batches: what its time grows with."""
+    return step.batches * step.side_px**2
 
 
 def _fingerprint(config: TrainConfig) -> dict[str, Any]:

@@ -20,8 +20,10 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 import yaml
 
+from trainers.bounded_yaml import read_yaml
 from trainers.checks import check_integer, check_name, check_number
 from trainers.errors import InputError, check_known
+from trainers.wording import one_line, shown
 
 Policy = Literal["deterministic", "stochastic"]
 Kernel = Literal["full", "pooled"]
@@ -182,7 +184,7 @@ class Schedule:
         try:
             return cls.from_dict(fields)
         except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+            raise InputError(one_line(f"schedule file '{path}': {error}")) from None
 
     def save(self, path: str | Path, found_with: dict[str, Any] | None = None) -> None:
         """Writes a small YAML file that `load` reads back equal; `found_with` is kept in it as provenance."""
@@ -277,15 +279,12 @@ def pooled_size(size: int, side_px: int, full_px: int) -> int:
 
 def read_schedule_file(path: str | Path) -> dict[str, Any]:
     """The raw mapping in a schedule file, provenance included; InputError if there is none."""
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"schedule file '{path}' cannot be read: {reason}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: PyYAML's own on a date such as 2024-99-99
-        raise InputError(f"schedule file '{path}' is not valid YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml("schedule file", path)
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise InputError(f"schedule file '{path}' must hold one mapping of field names to values")
+        raise InputError(one_line(f"schedule file '{path}' is {shown(content)}, it must hold one mapping of field names to values"))
+    if not isinstance(content.get(PROVENANCE_KEY, {}), dict | None):
+        found_with = shown(content[PROVENANCE_KEY])
+        raise InputError(one_line(f"schedule file '{path}': {PROVENANCE_KEY} is {found_with}, it must be a mapping of names to values"))
     return content
 
 

@@ -6,14 +6,30 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from trainers.errors import DownsampleTunerError, InputError
+from trainers.wording import unbroken
+
+
+class _Commands(TyperGroup):
+    """Names the nearest command where there is none of a name."""
+
+    def get_command(self, context: Any, name: str) -> Any:
+        command = super().get_command(context, name)
+        if command is None and not context.resilient_parsing:
+            from tuner.usage import unknown_command
+
+            raise InputError(unknown_command(name, self.list_commands(context)))
+        return command
+
 
 app = typer.Typer(
     name="tuner",
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Finds the downsampling schedule that trains your convolutional network in the least time at the same accuracy.",
@@ -28,6 +44,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead 
 Address = Annotated[
     str | None, typer.Option("--address", metavar="ADDR", envvar="RAY_ADDRESS", help="Ray cluster to use; by default one is started here.")
 ]
+Checkpoints = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoints", metavar="PLACE", help="Folder or fsspec URL for checkpoints and results, shared by all nodes; by default runs."
+    ),
+]
 AcceptNoisy = Annotated[
     bool, typer.Option("--accept-noisy-timing", help="Go on although step times could not be measured well: times are worth less then.")
 ]
@@ -41,12 +63,19 @@ def launch(
     timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Ends this launch, as in 2h or 90m.")] = None,
     address: Address = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key of the study file.")] = None,
+    checkpoints: Checkpoints = None,
     accept_noisy_timing: AcceptNoisy = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Returns once it has begun; it goes on when this terminal is closed.")] = False,
 ) -> None:
     """Runs a study, or continues it where it was left."""
+    if detach:
+        from tuner.detach import launch_detached
+
+        launch_detached(study, storage, overrides or [], address, checkpoints)
+        return
     from tuner.commands import launch_study
 
-    launch_study(study, storage, trials, timeout, address, overrides or [], accept_noisy_timing)
+    launch_study(study, storage, trials, timeout, address, overrides or [], checkpoints, accept_noisy_timing)
 
 
 @app.command()
@@ -57,6 +86,46 @@ def status(
     from tuner.commands import show_status
 
     show_status(study, storage, as_json)
+
+
+@app.command()
+def logs(
+    study: Study,
+    trial: Annotated[int, typer.Option(min=0, metavar="N", help="A trial's number, as tuner status shows it.")],
+    storage: Storage = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Prints what is added until the trial ends.")] = False,
+) -> None:
+    """What the training of a trial said."""
+    from tuner.logs import show_logs
+
+    show_logs(study, storage, trial, follow)
+
+
+@app.command()
+def doctor(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]")] = None,
+    storage: Storage = None,
+    address: Address = None,
+    checkpoints: Annotated[str | None, typer.Option(metavar="PLACE", help="Folder or URL where a launch would keep checkpoints.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Looks at everything that a launch needs, and says all that is wrong at once."""
+    from tuner.doctor import show_doctor
+
+    show_doctor(study, storage, address, checkpoints, as_json)
+
+
+@app.command()
+def check(
+    study: Study,
+    storage: Storage = None,
+    as_json: AsJson = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Mends what can be mended, and says what it did.")] = False,
+) -> None:
+    """Whether nothing that finished is lost or counted twice: compares a study's database with what its trainings left."""
+    from tuner.repair import show_check
+
+    show_check(study, storage, as_json, repair)
 
 
 @app.command()
@@ -114,12 +183,14 @@ def train(
     trial: Annotated[int | None, typer.Option(min=0, metavar="N", help="Trains as this trial of the study did.")] = None,
     schedule: Annotated[str | None, typer.Option(metavar="FILE", help="Trains with this schedule file.")] = None,
     storage: Storage = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Default: the trial's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Default: the trial's.")] = None,
     out: Annotated[str, typer.Option(metavar="PATH", help="Weights; they load into the plain network.")] = "weights.pt",
 ) -> None:
     """Trains with a found schedule, opens the test split and writes the weights."""
     from tuner.train import train_once
+    from tuner.usage import check_out_file
 
+    check_out_file(out)
     train_once(study, trial, schedule, storage, seed, out)
 
 
@@ -187,16 +258,26 @@ def delete(
 def main() -> None:
     """The `tuner` script: runs a command and turns errors into one sentence and an exit code."""
     try:
-        app()
+        sys.exit(app(prog_name="tuner", standalone_mode=False))
+    except typer.TyperException as error:
+        _leave_usage(error)
     except InputError as error:
-        _leave(error, 2)
+        _leave(unbroken(str(error)), 2)
     except DownsampleTunerError as error:
-        _leave(error, 1)
+        _leave("\n".join(map(unbroken, str(error).splitlines())), 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def _leave(error: Exception, code: int) -> None:
-    print(f"tuner: {error}", file=sys.stderr)
+def _leave_usage(error: typer.TyperException) -> None:
+    from tuner.usage import usage_sentence
+
+    if len(sys.argv) == 1:
+        sys.exit(2)  # its help is on the screen already
+    _leave(unbroken(usage_sentence(error)), 2)
+
+
+def _leave(sentence: str, code: int) -> None:
+    print(f"tuner: {sentence}", file=sys.stderr)
     sys.exit(code)

@@ -21,6 +21,7 @@ from studies.spec import StudySpec
 from trainers.environment import training_environment
 from trainers.errors import RunError
 from tuner.display import waiting
+from tuner.ray_token import ray_token
 from tuner.storage import forget_secrets
 
 # Ray and Tune read these when they are imported or started.
@@ -41,14 +42,15 @@ def ray_cluster(address: str | None, spec: StudySpec, console: Console) -> Itera
     """A connection to Ray; yields how many trials the cluster can train at once. RunError where not even one fits."""
     forget_secrets()
     os.environ.update(_SETTINGS if address else {**_SETTINGS, **_LOOPBACK})
-    with waiting(console, "connecting to Ray" if address else "starting Ray"):
-        _connect(address, _runtime_env(spec, remote=address is not None))
-    import ray
+    with ray_token(address):
+        with waiting(console, "connecting to Ray" if address else "starting Ray"):
+            _connect(address, _runtime_env(spec, remote=address is not None))
+        import ray
 
-    try:
-        yield _slots(ray.nodes(), spec)
-    finally:
-        ray.shutdown()
+        try:
+            yield _slots(ray.nodes(), spec)
+        finally:
+            ray.shutdown()
 
 
 def _connect(address: str | None, runtime_env: dict[str, Any]) -> None:
@@ -63,9 +65,10 @@ def _connect(address: str | None, runtime_env: dict[str, Any]) -> None:
             logging_level=logging.ERROR,
             runtime_env=runtime_env,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    # Ray raises bare exceptions too, such as for a node that takes too long to start.
+    except Exception as error:  # noqa: BLE001
         place = f"at {address}" if address else "on this machine"
-        raise RunError(f"Ray {place} can't be used: {str(error).splitlines()[0]}") from None
+        raise RunError(f"Ray {place} can't be used: {' '.join(str(error).split())}") from None
 
 
 def available_cpus() -> int:

@@ -17,14 +17,17 @@ from studies.spec import StudySpec, parse_duration
 from trainers.checks import check_name
 from trainers.errors import InputError, RunError
 from tuner.best import best_for_drop, best_for_time, knee
-from tuner.describe import describe_schedule, describe_share, describe_training, describe_value
+from tuner.describe import describe_schedule, describe_share, describe_training, describe_value, printable
 from tuner.dispatcher import STOP_REQUEST
 from tuner.export import DEFAULT_PATHS, Format, front_table, render, save_schedule, write_export
 from tuner.front import ACCURACY, TIME, StudyFront, hypervolume, measured
+from tuner.places import check_checkpoints
 from tuner.results import stored_spec, study_front
+from tuner.sqlite_file import check_sqlite_file
 from tuner.storage import holds_studies, open_existing, open_storage, resolve_url
 from tuner.store import StudyStore
 from tuner.trials import CompletedTrial
+from tuner.usage import check_out_file, check_out_folder
 
 
 def launch_study(
@@ -34,37 +37,41 @@ def launch_study(
     timeout: str | None,
     address: str | None,
     overrides: Sequence[str],
+    checkpoints: str | None,
     accept_noisy_timing: bool,
 ) -> None:
     """`tuner launch`."""
-    from tuner.launch import INTERRUPTED, LaunchOptions, launch
+    from tuner.launch import INTERRUPTED, TERMINATED, LaunchOptions, launch
 
     console = Console()
-    spec = _spec_to_launch(reference, storage, overrides)
+    spec = spec_to_launch(reference, storage, overrides)
     wanted = spec.budget.trials if trials is None else trials
     timeout_s = spec.budget.timeout_s if timeout is None else parse_duration(timeout)
-    store = StudyStore.create_or_continue(open_storage(resolve_url(storage, spec.storage)), spec)
+    check_checkpoints(checkpoints)  # before anything is written
+    store = StudyStore.create_or_continue(open_storage(database_url(storage, spec.storage)), spec)
     already = store.finished_count()
     if already >= wanted:
         console.print(f"study '{spec.name}' has {already} finished trials and {wanted} are asked for: nothing to do")
         return
     if already:
         console.print(f"study '{spec.name}' goes on from {already} finished trials")
-    options = LaunchOptions(trials=wanted, timeout_s=timeout_s, address=address, accept_noisy_timing=accept_noisy_timing)
+    options = LaunchOptions(
+        trials=wanted, timeout_s=timeout_s, address=address, checkpoints=checkpoints, accept_noisy_timing=accept_noisy_timing
+    )
     outcome = launch(store, spec, options, console)
     results = study_front(store)
     if results.completed:
         console.print(front_table(results))
     console.print(f"{outcome.finished} of {wanted} trials are finished")
     if outcome.stop_reason is not None:
-        console.print(f"stopped, because {outcome.stop_reason}; give the same command again to go on")
-        sys.exit(130 if outcome.stop_reason == INTERRUPTED else 0)
+        console.print(Text(printable(f"stopped, because {outcome.stop_reason}; give the same command again to go on")), soft_wrap=True)
+        sys.exit({INTERRUPTED: 130, TERMINATED: 143}.get(outcome.stop_reason, 0))
 
 
-def _spec_to_launch(reference: str, storage: str | None, overrides: Sequence[str]) -> StudySpec:
+def spec_to_launch(reference: str, storage: str | None, overrides: Sequence[str]) -> StudySpec:
     """A study file's, or, where no file is meant, that of the stored study of this name."""
     if not names_file(reference):
-        url = resolve_url(storage, None)
+        url = database_url(storage, None)
         # Looked at first, because a mistyped name must not leave an empty database behind.
         if holds_studies(url) and reference in StudyStore.names(opened := open_storage(url)):
             if overrides:
@@ -77,7 +84,7 @@ def show_status(reference: str | None, storage: str | None, as_json: bool) -> No
     """`tuner status`."""
     console = Console()
     if reference is None:
-        opened = open_existing(resolve_url(storage, None))
+        opened = open_existing(database_url(storage, None))
         found = [_status(StudyStore.load(opened, name)) for name in StudyStore.names(opened)]
     else:
         found = [_status(open_study(reference, storage))]
@@ -92,6 +99,7 @@ def show_status(reference: str | None, storage: str | None, as_json: bool) -> No
 def export_front(reference: str, storage: str | None, export_format: str, out: str | None) -> None:
     """`tuner export`."""
     check_name("--format", export_format, get_args(Format))
+    (check_out_folder if export_format == "schedules" else check_out_file)(out)
     chosen = cast("Format", export_format)
     results = study_front(open_study(reference, storage))
     if not results.completed:
@@ -110,8 +118,11 @@ def show_best(
     reference: str, storage: str | None, max_drop: float | None, max_time: float | None, take_knee: bool, out: str | None
 ) -> None:
     """`tuner best`."""
-    if (max_drop is not None) + (max_time is not None) + take_knee != 1:
-        raise InputError("tuner best needs exactly one of --max-drop, --max-time and --knee")
+    asked = {"--max-drop": max_drop is not None, "--max-time": max_time is not None, "--knee": take_knee}
+    if sum(asked.values()) != 1:
+        given = ", ".join(option for option, is_given in asked.items() if is_given) or "none"
+        raise InputError(f"tuner best needs exactly one of --max-drop, --max-time and --knee, given: {given}")
+    check_out_file(out)
     results = study_front(open_study(reference, storage))
     if not results.completed:
         raise RunError(f"study '{results.study}' has no completed trial yet, so it has no best one")
@@ -169,8 +180,14 @@ def delete_study(reference: str, storage: str | None, yes: bool) -> None:
 
 def open_study(reference: str, storage: str | None) -> StudyStore:
     """The stored study that a command means."""
+    name = study_name(reference)
     in_file = load_study(reference).storage if names_file(reference) else None
-    return StudyStore.load(open_existing(resolve_url(storage, in_file)), study_name(reference))
+    return StudyStore.load(open_existing(database_url(storage, in_file)), name)
+
+
+def database_url(storage: str | None, in_file: str | None) -> str:
+    """The database that a command means, as `resolve_url` finds it; InputError too where it is a file that SQLite can't use."""
+    return check_sqlite_file(resolve_url(storage, in_file))
 
 
 def _status(store: StudyStore) -> dict[str, Any]:
@@ -189,19 +206,20 @@ def _status(store: StudyStore) -> dict[str, Any]:
 
 
 def _print_status(found: dict[str, Any], console: Console) -> None:
-    console.print(
-        f"study '{found['study']}': {found['completed']} completed, {found['pruned']} stopped early, {len(found['running'])} running, "
+    counts = (
+        f"{found['completed']} completed, {found['pruned']} stopped early, {len(found['running'])} running, "
         f"{len(found['failed'])} failed attempts; the study file asks for {found['wanted']}"
     )
+    console.print(Text(printable(f"study '{found['study']}': {counts}")))
     volume = found["hypervolume"]
     if found["front"]:
         numbers = ", ".join(map(str, found["front"]))
         console.print(f"{len(found['front'])} trials on the front: {numbers}" + ("" if volume is None else f"; hypervolume {volume:.4f}"))
     for trial in found["running"]:
         owner = trial["owner"]
-        console.print(Text(f"trial {trial['number']} is trained by process {owner.get('pid')} on {owner.get('host')}"))
+        console.print(Text(printable(f"trial {trial['number']} is trained by process {owner.get('pid')} on {owner.get('host')}")))
     for trial in found["failed"]:
-        console.print(Text(f"trial {trial['number']} failed ({trial['kind']}): {trial['reason']}"))
+        console.print(Text(printable(f"trial {trial['number']} failed ({trial['kind']}): {trial['reason']}")))
 
 
 def _studies_table(found: Sequence[dict[str, Any]]) -> Table:
@@ -210,5 +228,5 @@ def _studies_table(found: Sequence[dict[str, Any]]) -> Table:
         table.add_column(heading, justify="left" if heading == "study" else "right")
     for one in found:
         counts = (one["completed"], one["pruned"], len(one["running"]), len(one["failed"]), len(one["front"]))
-        table.add_row(Text(one["study"]), *map(str, counts))
+        table.add_row(Text(printable(one["study"])), *map(str, counts))
     return table

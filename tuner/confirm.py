@@ -21,7 +21,7 @@ from scipy import stats
 from studies.spec import StudySpec
 from trainers.errors import InputError, RunError
 from tuner.commands import open_study
-from tuner.describe import describe_schedule, describe_training
+from tuner.describe import describe_schedule, describe_training, printable
 from tuner.front import ACCURACY, TIME, StudyFront, non_dominated
 from tuner.launch import INTERRUPTED, LaunchOptions, launch
 from tuner.proposals import ListProposer, Proposal
@@ -83,7 +83,7 @@ def confirm_front(reference: str, storage: str | None, seeds: int, address: str 
         options = LaunchOptions(trials=wanted, address=address, accept_noisy_timing=accept_noisy_timing)
         outcome = launch(confirmation, spec, options, console, ListProposer(proposals))
         if outcome.stop_reason is not None:
-            console.print(f"stopped: {outcome.stop_reason}; give the same command again to go on")
+            console.print(Text(printable(f"stopped: {outcome.stop_reason}; give the same command again to go on")), soft_wrap=True)
             sys.exit(130 if outcome.stop_reason == INTERRUPTED else 1)
         trained = _trained(confirmation, spec)
     points = confirmed_points(chosen, [[trained[_key(_searched(trial, spec), seed)] for seed in fresh] for trial in chosen])

@@ -3,35 +3,59 @@
 from __future__ import annotations
 
 import ipaddress
-import socketserver
+import os
+import socket
 import sys
-import wsgiref.simple_server
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, cast
 
+from trainers.errors import InputError, RunError
 from tuner.commands import open_study
 from tuner.plots_html import front_figure, schedules_figure
 from tuner.results import study_front
 from tuner.store import StudyStore
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
 # The dashboard cuts off what is higher.
 CARD_PX: Final = 450
+# A browser keeps connections open; nobody waits for them at the end.
+_LAST_ANSWERS_S: Final = 1
 
 
 def serve(reference: str, storage: str | None, host: str, port: int) -> None:
     """`tuner dashboard`: serves until interrupted. The database's URL stays in this process."""
+    import uvicorn
+    from a2wsgi import WSGIMiddleware
     from optuna_dashboard import wsgi
 
+    from tuner.web_access import LOOPBACK_NAMES, TOKEN_QUERY, AccessControl, random_token, users_token
+
+    users = users_token()
     store = open_study(reference, storage)
     attach_plots(store)
-    if not _is_loopback(host):
-        print(
-            f"warning: on {host} everyone who reaches this machine can read, rename and delete studies: the dashboard asks for no password",
-            file=sys.stderr,
+    with listening(host, port) as listener:
+        public = not is_loopback(listener)
+        token = users or (random_token() if public else None)
+        names = None if public else LOOPBACK_NAMES | {host.lower()}
+        page = AccessControl(cast("ASGIApp", WSGIMiddleware(wsgi(store.storage))), names=names, token=token)
+        config = uvicorn.Config(
+            page,
+            log_level="warning",
+            access_log=False,  # requests are no news to who looks at the page, and the first one holds the token
+            lifespan="off",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=_LAST_ANSWERS_S,
         )
-    with wsgiref.simple_server.make_server(host, port, wsgi(store.storage), server_class=_Server, handler_class=_QuietHandler) as server:
-        url = f"http://{host}:{server.server_port}/dashboard/studies/{store.study_id}"
+        if public:
+            _warn(host)
+        # A token that the user chose is a secret of theirs, and what is printed may be kept in a log.
+        query = "" if token is None else f"?{TOKEN_QUERY}={'...' if users else token}"
+        url = f"http://{url_host(listener)}/dashboard/studies/{store.study_id}{query}"
         print(f"study '{store.name}': {url} (Ctrl-C ends it)", flush=True)
-        server.serve_forever()
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def attach_plots(store: StudyStore) -> None:
@@ -44,19 +68,38 @@ def attach_plots(store: StudyStore) -> None:
         save_plotly_graph_object(store.study, schedules_figure(results, CARD_PX), graph_object_id="schedules")
 
 
-def _is_loopback(host: str) -> bool:
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens on `host`, a name or an IP address. InputError where that is no address, RunError where its port is taken."""
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        raise InputError(f"--host is '{host}', it must be an address of this machine such as 127.0.0.1") from None
+    # Of a name's addresses the IPv4 one: not every machine has IPv6.
+    family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+    try:
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise RunError(
+            f"port {port} of {host} can't be listened on: {os.strerror(error.errno or 0)}; choose another one with --port"
+        ) from None
 
 
-class _Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
-    """The page asks for several things at once, and a browser may leave a connection open."""
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine reaches it. By the address and not by the name, which a machine may resolve as it likes."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
-    daemon_threads = True
+
+def url_host(listener: socket.socket) -> str:
+    """Host and port as a URL names them: where it listens on every address, by the machine's name."""
+    name, port = listener.getsockname()[:2]
+    address = ipaddress.ip_address(name)
+    shown = socket.gethostname() if address.is_unspecified else str(address)
+    return f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
 
 
-class _QuietHandler(wsgiref.simple_server.WSGIRequestHandler):
-    def log_message(self, *arguments: Any) -> None:
-        """Requests are no news to who looks at the page."""
+def _warn(host: str) -> None:
+    print(
+        f"warning: on {host} everyone who has the token can read, rename and delete studies, and HTTP shows the token to whoever can read "
+        "the network's traffic: on loopback, through a tunnel such as ssh -L, nobody else can",
+        file=sys.stderr,
+    )

@@ -40,6 +40,11 @@ def quantity(name: str) -> Quantity:
     return _QUANTITIES.get(name, Quantity(name.replace("_", " ")))
 
 
+def printable(text: str, kept: str = "\n\t") -> str:
+    """`text` as a terminal may show it: characters that steer it, or that nobody sees, are written as escapes (\\x1b), but for `kept`."""
+    return "".join(char if char.isprintable() or char in kept else char.encode("unicode_escape").decode() for char in text)
+
+
 def describe_value(name: str, value: float) -> str:
     """An objective's value as shown in tables: `43.1 %` for a relative time of 0.431, `91.20 %` for an accuracy of 0.912."""
     shown = value * quantity(name).factor
@@ -74,7 +79,7 @@ def describe_training(params: Mapping[str, Any]) -> str:
     """Epochs, learning rate and weight decay, as far as they are among the parameters: "12 epochs, lr 0.2, weight decay 0.0005"."""
     words = []
     if "epochs" in params:
-        words.append(f"{params['epochs']} epochs")
+        words.append(f"{printable(str(params['epochs']))} epochs")
     words += [f"{name.replace('_', ' ')} {params[name]:.3g}" for name in ("lr", "weight_decay") if name in params]
     return ", ".join(words)
 

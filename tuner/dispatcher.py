@@ -1,8 +1,8 @@
 """Between Ray and the database: keeps proposals ready, keeps results, notices dead drivers.
 
-Ray's event loop calls `take`, `epoch_done` and `trial_done`, which never wait. One thread of ours does what can wait, in this order:
-tell what has finished, fail and retry what was lost, ask for the next trial. A second thread beats, so that a slow sampler or a long
-retry can't make our trials look dead.
+Ray's event loop calls `take`, `epoch_done`, `trial_done` and `is_unwanted`, which never wait. One thread of ours does what can wait, in
+this order: tell what has finished, fail and retry what was lost, ask for the next trial. A second thread beats, so that a slow sampler or
+a long retry can't make our trials look dead. While the database is away, trainings go on and results wait.
 """
 
 from __future__ import annotations
@@ -13,26 +13,29 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final
 
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
 
-from studies.spec import StudySpec
 from trainers.errors import RunError
+from tuner.delivery import FINISHED, deliver, last_report
+from tuner.failures import FailureWatch
 from tuner.jobs import EpochDone, Job, Report, TrialDone, TrialFailed
+from tuner.maker import TrialMaker
 from tuner.pricing import Pricing
-from tuner.proposals import Ledger, Proposal, Proposer
-from tuner.storage import HEARTBEAT_S
+from tuner.records import refused_values
+from tuner.results import front_roots
+from tuner.retention import Retention
+from tuner.source import TrialSource
+from tuner.storage import HEARTBEAT_S, DatabaseAway
 from tuner.store import ClaimedTrial, StudyStore
-from tuner.trials import CompletedTrial, FailedTrial, RunningTrial
+from tuner.trials import CompletedTrial, FailedTrial, StudyTrials
 
 RECONCILE_S: Final = 30.0
+# With nothing to train but what other drivers have, it is time to see whether they still live.
+IDLE_RECONCILE_S: Final = 5.0
 STOP_POLL_S: Final = 2.0
 STOP_REQUEST: Final = "stop_requested"
-# A study whose every trial fails would never reach its number of finished trials: FAIL does not count.
-MAX_FAILURES_IN_ROW: Final = 5
 
 
 @dataclass(slots=True)
@@ -47,36 +50,6 @@ class Running:
     alone: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class TrialMaker:
-    """What every new trial of a study is made from."""
-
-    spec: StudySpec
-    proposer: Proposer
-    sampler: BaseSampler
-    distributions: dict[str, BaseDistribution]
-    checkpoints: Path
-    data_root: str
-    device: str
-    open_test: bool = False
-
-    def job(self, claimed: ClaimedTrial) -> Job:
-        seed = claimed.seed if claimed.seed is not None else self.spec.seed + claimed.root
-        config = self.spec.train_config(
-            claimed.params,
-            seed,
-            device=self.device,
-            threads=self.spec.resources.cpus,
-            checkpoint=str(self.checkpoint(claimed.root)),
-            root=self.data_root,
-        )
-        return Job(claimed.number, config, self.open_test)
-
-    def checkpoint(self, root: int) -> Path:
-        """Keyed by root trial, so that a retry goes on where its predecessor was lost."""
-        return self.checkpoints / f"root-{root:05d}.pt"
-
-
 class Dispatcher:
     """Hands out jobs and keeps results until `trials` are finished, something asks to stop, or nothing is left to train."""
 
@@ -87,7 +60,6 @@ class Dispatcher:
         self.trials = trials
         self.deadline_s = deadline_s
         self.stop_reason: str | None = None
-        self.failure_reasons: list[str] = []
         self.running: dict[str, Running] = {}
         self.on_event: Callable[[str], None] = lambda line: None
         self._maker = maker
@@ -95,11 +67,13 @@ class Dispatcher:
         self.slots = slots
         self._ready: deque[Running] = deque()
         self._events: queue.SimpleQueue[tuple[Running, Report | None] | None] = queue.SimpleQueue()
-        self._untold = 0
-        self._failures_in_row = 0
-        self._retries_due = True
-        self._ledger = Ledger()
-        self._others_running = 0
+        # Reports whose trials are not told yet: one leaves only when the database has it.
+        self._reports: deque[tuple[Running, Report | None]] = deque()
+        self._unwanted: set[str] = set()
+        self._failures = FailureWatch()
+        self._retention = Retention(maker.place, store.spec.checkpoints.keep)
+        self._source = TrialSource(store, maker, trials)
+        self._database_is_away = False
         self._error: BaseException | None = None
         self._exhausted = False
         self._closing = threading.Event()
@@ -132,9 +106,20 @@ class Dispatcher:
         """A trial's last report; None when its worker died without one."""
         with self._lock:
             running = self.running.pop(tune_id, None)
-            self._untold += running is not None
+            self._unwanted.discard(tune_id)
         if running is not None:
             self._events.put((running, report))
+
+    def is_unwanted(self, tune_id: str) -> bool:
+        """Whether a worker trains what has a result already: another attempt was faster."""
+        return tune_id in self._unwanted
+
+    def dropped(self, tune_id: str) -> None:
+        """A worker was stopped; what is still wanted stays among the running, for `close` to give back."""
+        with self._lock:
+            if tune_id in self._unwanted:
+                self.running.pop(tune_id, None)
+                self._unwanted.discard(tune_id)
 
     @property
     def exhausted(self) -> bool:
@@ -162,11 +147,13 @@ class Dispatcher:
         # Whoever showed events may be what failed.
         self.on_event = lambda line: None
         try:
-            while not self._events.empty():
-                self._handle_events()
+            self._tell()
             for trial in [*self._ready, *self.running.values()]:
                 self.store.fail(trial.claimed.number, "interrupted", f"the launch ended: {self.stop_reason or 'no reason given'}")
-            self.finished = self.store.finished_count()
+            self._look_at(self.store.trials())
+        except DatabaseAway as error:
+            kept = "what has finished is kept beside its checkpoints, and the next launch tells it"
+            self._error = self._error or RunError(f"{error}; {kept}")
         finally:
             if self._error is not None:
                 raise self._error
@@ -174,13 +161,24 @@ class Dispatcher:
     def _work(self) -> None:
         try:
             while not self._closing.is_set():
-                self._housekeeping()
-                self._prepare()
-                self._handle_events()
-            while not self._events.empty():
-                self._handle_events()
+                self._turn()
         except BaseException as error:  # noqa: BLE001  SystemExit too, which rich raises when the terminal is gone; close() raises it again
             self._end_with(error)
+
+    def _turn(self) -> None:
+        try:
+            self._housekeeping()
+            self._prepare()
+            self._wait_for_events()
+            self._tell()
+        except DatabaseAway as error:
+            if not self._database_is_away:
+                self._database_is_away = True
+                self.on_event(f"paused: {error}; what is being trained goes on, and its results are kept beside its checkpoints")
+            return
+        if self._database_is_away:
+            self._database_is_away = False
+            self.on_event("the database answers again")
 
     def _beat(self) -> None:
         while not self._closing.wait(HEARTBEAT_S / 2):
@@ -188,63 +186,69 @@ class Dispatcher:
                 numbers = [trial.claimed.number for trial in [*self._ready, *self.running.values()]]
             try:
                 self.store.beat(numbers)
-            except RunError as error:
-                # Trials that can't be kept alive now may be so later; results are told by the other thread, which decides.
-                self.on_event(f"no beat went through: {error}")
+            except RunError:
+                # The other thread meets the same, and decides; a trial that was failed as silent meanwhile is taken up again.
+                continue
 
-    def _handle_events(self) -> None:
+    def _wait_for_events(self) -> None:
+        """Collects what the workers have reported, and waits for it for a while."""
         try:
             event = self._events.get(timeout=0.5)
+            while True:
+                if event is not None:
+                    self._reports.append(event)
+                event = self._events.get_nowait()
         except queue.Empty:
             return
-        if event is None:
-            return
-        running, report = event
-        match report:
-            case TrialDone(record):
-                self._complete(running, record)
-            case TrialFailed(reason):
-                self._fail(running, "error", reason)
-            case _:
-                self._fail(running, "lost", "its worker died (out of memory, or killed)")
-        with self._lock:
-            self._untold -= 1
+
+    def _tell(self) -> None:
+        """Brings every report into the database. One that the database went away with is told again: telling twice changes nothing."""
+        while not self._events.empty():
+            self._wait_for_events()
+        while self._reports:
+            running, report = self._reports[0]
+            match report or last_report(self._maker.place, running.claimed):
+                case TrialDone(record):
+                    self._complete(running, record)
+                case TrialFailed(reason, may_pass):
+                    self._fail(running, "lost" if may_pass else "error", reason)
+            self._reports.popleft()
 
     def _complete(self, running: Running, record: dict[str, Any]) -> None:
         claimed = running.claimed
         values, priced = self._pricing.values(record, alone=running.alone)
-        if not self.store.complete(claimed.number, values, priced):
-            self._fail(running, "error", f"its values were refused: {values}")
+        if reason := refused_values(self.store.spec.objectives, values):
+            self._fail(running, "error", reason)
             return
-        self._failures_in_row = 0
+        number = deliver(self.store, claimed, values, priced, self._maker.distributions, self.trials)
         self.finished = self.store.finished_count()
-        self._maker.checkpoint(claimed.root).unlink(missing_ok=True)
-        self.on_event(self._pricing.line(claimed.number, running.job.config, values, priced))
+        if number is None:
+            self.on_event(
+                f"trial {claimed.number} has finished too late: root trial {claimed.root} has a result, or enough trials have one"
+            )
+            return
+        self._failures.finished()
+        self.on_event(self._pricing.line(number, running.job.config, values, priced))
 
     def _fail(self, running: Running, kind: str, reason: str) -> None:
         claimed = running.claimed
         self.store.fail(claimed.number, kind, reason)
-        self.failure_reasons.append(reason)
-        self._failures_in_row += 1
-        if kind == "error":
-            self._ledger.drop(claimed.root)
-        self._retries_due = True
+        self._source.retry_soon()
         self.on_event(f"trial {claimed.number} failed: {reason}")
-        if self._failures_in_row >= MAX_FAILURES_IN_ROW:
-            self._end_with(RunError(f"{MAX_FAILURES_IN_ROW} trials in a row failed, the last one because {reason}"))
+        if (why := self._failures.failed(reason)) is not None:
+            self._end_with(RunError(why))
 
     def _end_with(self, error: BaseException) -> None:
         self._error = self._error or error
         self.request_stop(str(error))
 
     def _housekeeping(self) -> None:
-        if self._is_due("stop", STOP_POLL_S) and self.store.get_attr(STOP_REQUEST):
-            self.request_stop("tuner stop asked for it")
         if self.deadline_s is not None and time.monotonic() > self.deadline_s:
             self.request_stop("its time is over")
+        if self._is_due("stop", STOP_POLL_S) and self.store.get_attr(STOP_REQUEST):
+            self.request_stop("tuner stop asked for it")
         if self._is_due("reconcile", RECONCILE_S):
-            self._retries_due |= bool(self.store.reconcile())
-            self._read_ledger()
+            self._reconcile()
 
     def _is_due(self, what: str, every_s: float) -> bool:
         now = time.monotonic()
@@ -253,48 +257,63 @@ class Dispatcher:
             self._due[what] = now + every_s
         return due
 
-    def _read_ledger(self) -> None:
-        trials = self.store.trials()
-        with self._lock:
-            own = {trial.claimed.number for trial in [*self._ready, *self.running.values()]}
-        self._others_running = sum(trial.number not in own for trial in trials.running) - self._untold
+    def _reconcile(self) -> None:
+        self._look_at(self._source.reconcile())
+        self._look_after_own()
+
+    def _look_at(self, trials: StudyTrials) -> None:
         self.finished = trials.finished
-        self._ledger = Ledger()
-        hopeful = [trial for trial in trials.failed if trial.kind != "error"]
-        kept: list[FailedTrial | RunningTrial | CompletedTrial] = [*hopeful, *trials.running, *trials.completed]
-        for trial in kept:
-            self._ledger.add(trial.root, Proposal(trial.params, trial.rival, trial.seed))
+        under_way = {trial.root for trial in trials.running} | {retry.root for retry in self.store.retries()}
+        ended: list[CompletedTrial | FailedTrial] = [*trials.completed, *trials.failed]
+        over = {trial.root for trial in ended} - under_way
+        try:
+            self._retention.prune(over, front_roots(self.store.spec, trials.completed))
+        except OSError as error:
+            self.on_event(f"checkpoints that are needed no more stay for now: {error}")
+
+    def _look_after_own(self) -> None:
+        """Takes up own trials that were failed as silent while the database was away, and stops what has a result already."""
+        with self._lock:
+            own = [*self.running.items(), *((None, trial) for trial in self._ready)]
+        states = self.store.states(trial.claimed.number for _, trial in own)
+        for tune_id, trial in own:
+            if states[trial.claimed.number] == TrialState.RUNNING:
+                continue
+            if any(state in FINISHED for state in self.store.family(trial.claimed.root).values()):
+                self._stop_training(tune_id, trial)
+            elif (claimed := self._source.take_up(trial.claimed)) is not None:
+                trial.claimed = claimed
+
+    def _stop_training(self, tune_id: str | None, trial: Running) -> None:
+        with self._lock:
+            if tune_id is not None:
+                self._unwanted.add(tune_id)
+            elif trial in self._ready:
+                self._ready.remove(trial)
 
     def _prepare(self) -> None:
         """Keeps every slot busy and one proposal ready beyond, as far as trials are still wanted: more would be asked too early."""
         while self.stop_reason is None and len(self._ready) + len(self.running) <= self.slots:
-            with self._lock:
-                under_way = len(self._ready) + len(self.running) + self._untold + self._others_running
-            if self.finished + under_way >= self.trials:
-                self._exhausted = self.finished >= self.trials
+            self.finished = self.store.finished_count()
+            if self.finished >= self.trials:
+                self._exhausted = True
                 return
-            claimed = self._claim()
-            if claimed is None:
-                self._exhausted = under_way == 0
+            if self.finished + self.store.running_count() >= self.trials:
+                self._wait_for_others()
+                return
+            claim = self._source.next()
+            if claim is None:
+                # With nothing under way either, the launch is over.
+                self._exhausted = self._source.exhausted and not self._reports and self.store.running_count() == 0
+                return
+            running = Running(claim.trial, self._maker.job(claim.trial), alone=claim.record is None)
+            if claim.record is not None:
+                self._reports.append((running, TrialDone(claim.record)))
                 return
             with self._lock:
-                self._ready.append(Running(claimed, self._maker.job(claimed)))
+                self._ready.append(running)
 
-    def _claim(self) -> ClaimedTrial | None:
-        if self._retries_due:
-            for retry in self.store.retries():
-                if (claimed := self.store.claim_retry(retry, self._maker.distributions)) is not None:
-                    return claimed
-            self._retries_due = False
-        proposal = self._maker.proposer.propose(self._ledger)
-        if proposal is None:
-            return None
-        claimed = self.store.create_trial(
-            fixed=proposal.fixed,
-            distributions=self._maker.distributions,
-            sampler=self._maker.sampler,
-            rival=proposal.rival,
-            seed=proposal.seed,
-        )
-        self._ledger.add(claimed.root, Proposal(claimed.params, proposal.rival, claimed.seed))
-        return claimed
+    def _wait_for_others(self) -> None:
+        """Enough trials run, here or with other drivers; one that dies leaves its part to the others."""
+        if not self.running and not self._ready and self._is_due("idle", IDLE_RECONCILE_S):
+            self._reconcile()

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from tuner.describe import describe_schedule, describe_training
+from tuner.describe import describe_schedule, describe_training, printable
 from tuner.dispatcher import Dispatcher
 from tuner.front import StudyFront, hypervolume
 
@@ -44,6 +44,7 @@ class LaunchDisplay:
             yield
 
     def _note(self, line: str) -> None:
+        line = printable(line)
         results = self._results()
         volume = hypervolume(results.completed, results.objectives)
         shown = "" if volume is None else f", hypervolume {volume:.4f}"
@@ -90,7 +91,7 @@ def calibration_progress(console: Console) -> Iterator[Callable[[str, int, int],
     if not console.is_terminal:
         yield _CalibrationLines(console)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         tasks = {}
 
@@ -117,4 +118,4 @@ class _CalibrationLines:
 
 
 def _calibration_title(device: str) -> str:
-    return f"timing every kind of step on {device}"
+    return f"timing every kind of step on {printable(device)}"

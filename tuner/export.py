@@ -20,7 +20,7 @@ from rich.text import Text
 
 from trainers.checks import check_name
 from trainers.errors import InputError
-from tuner.describe import SCHEDULE_FIELDS, describe_schedule, describe_share, describe_value, quantity, schedule_of
+from tuner.describe import SCHEDULE_FIELDS, describe_schedule, describe_share, describe_value, printable, quantity, schedule_of
 from tuner.front import ACCURACY, TIME, StudyFront, hypervolume, measured
 from tuner.trials import CompletedTrial
 
@@ -33,7 +33,7 @@ SAVED: Final = "time_saved_vs_full_resolution"
 _OWN: Final = ("number", "rival", "observed_over_calibrated", "test_accuracy", "seed", "device", "commit")
 _SECONDS: Final = ("train", "data", "evaluation", "checkpoint")
 _TRAINING_FIELDS: Final = ("epochs", "lr", "weight_decay")
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 # Wide enough that a table in a file never wraps.
 _TEXT_WIDTH: Final = 200
 
@@ -76,7 +76,7 @@ def front_csv(results: StudyFront) -> str:
     parameters = _parameter_names(results)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, _columns(results, parameters))
-    writer.writeheader()
+    writer.writerow({name: _cell(name) for name in writer.fieldnames})
     for trial in results.front:
         writer.writerow({name: _cell(value) for name, value in _row(trial, results, parameters).items()})
     return buffer.getvalue()
@@ -93,8 +93,10 @@ def front_table(results: StudyFront) -> Table:
     for trial in results.front:
         values = [describe_value(name, trial.values[name]) for name in results.objectives]
         words = describe_schedule(trial.params) + (" (baseline)" if trial.rival == "baseline" else "")
-        cells = [str(trial.number), *values, describe_share(results.time_saved(trial)), str(trial.params.get("epochs", "-")), words]
-        table.add_row(*cells)
+        epochs = printable(str(trial.params.get("epochs", "-")))
+        cells = [str(trial.number), *values, describe_share(results.time_saved(trial)), epochs, words]
+        # Texts, because rich reads markup in plain strings.
+        table.add_row(*map(Text, cells))
     return table
 
 
@@ -192,8 +194,10 @@ def _row(trial: CompletedTrial, results: StudyFront, parameters: list[str]) -> d
 
 
 def _cell(value: object) -> object:
-    """Text that a spreadsheet would run as a formula is quoted; numbers stay as they are."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+    """Text that a spreadsheet would run as a formula is quoted, and nothing in it steers a terminal; numbers stay as they are."""
+    if not isinstance(value, str):
+        return value
+    return ("'" if value.startswith(_FORMULA_STARTS) else "") + printable(value, kept="\n\t\r")
 
 
 def _finite(value: Any) -> Any:

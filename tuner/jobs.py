@@ -38,9 +38,10 @@ class TrialDone:
 
 @dataclass(frozen=True, slots=True)
 class TrialFailed:
-    """A worker's last report when the training can't go on: one sentence that says why."""
+    """A worker's last report when the training can't go on: one sentence that says why. may_pass: another attempt may work."""
 
     reason: str
+    may_pass: bool = False
 
 
 Report = EpochDone | TrialDone | TrialFailed

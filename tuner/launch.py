@@ -2,6 +2,7 @@
 
 launch(store, spec):
     continue what the database holds: fail dead trials, count finished ones     StudyStore
+    look whether disk, database, images, network and nodes are fit              doctor
     start or join Ray                                                           ray_cluster
     time every kind of step, or reuse what was timed                            study_timing
     train until enough trials are finished: Tune runs, the dispatcher decides   _run_trials
@@ -9,24 +10,29 @@ launch(store, spec):
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 from rich.console import Console
+from rich.text import Text
 
 from studies.spec import StudySpec
 from tuner.cluster import ray_cluster
-from tuner.dispatcher import STOP_REQUEST, Dispatcher, TrialMaker
+from tuner.describe import printable
+from tuner.dispatcher import STOP_REQUEST, Dispatcher
 from tuner.display import LaunchDisplay, calibration_progress, waiting
+from tuner.doctor import check_here, check_nodes, raise_problems, warnings_in
+from tuner.maker import TrialMaker
+from tuner.node_checks import Finding
+from tuner.places import study_place
 from tuner.pricing import FirstBaseline, Pricing
 from tuner.proposals import Proposer, SearchProposer
 from tuner.provenance import code_commit
@@ -35,18 +41,24 @@ from tuner.sampling import build_sampler, distributions
 from tuner.store import StudyStore
 from tuner.timing import data_root, device_kinds, study_timing, trial_device
 
-RUNS_FOLDER: Final = Path("runs")
 INTERRUPTED: Final = "Ctrl-C was pressed"
-_STUDY_ID: Final = "study_id"
+TERMINATED: Final = "it was asked to terminate"
+# Study attribute: how many finished trials the last launch asked for.
+ASKED: Final = "asked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchOptions:
-    """How one launch runs. trials: finished ones in all. timeout_s: of this launch. address: of a Ray cluster, None starts one here."""
+    """How one launch runs.
+
+    trials: finished ones in all. timeout_s: of this launch. address: of a Ray cluster, None starts one here. checkpoints: folder or
+    fsspec URL below which the study keeps checkpoints and results, None the one of its last launch.
+    """
 
     trials: int
     timeout_s: float | None = None
     address: str | None = None
+    checkpoints: str | None = None
     accept_noisy_timing: bool = False
 
 
@@ -63,28 +75,40 @@ def launch(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: 
 
     proposer: what to train; None means the study's rivals and search. A proposer of the caller's own opens the test split.
     """
+    place = study_place(store, options.checkpoints)
     store.set_attr(STOP_REQUEST, None)
     store.reconcile()
+    # Beside another driver of the study, the larger number is what is asked for.
+    beside = store.running_count() > 0
+    store.change_attr(ASKED, lambda kept: max(kept or 0, options.trials) if beside else options.trials)
     if (finished := store.finished_count()) >= options.trials:
         return LaunchOutcome(finished)
+    _examine(check_here(spec, store.storage, place, address=options.address), console)
     deadline_s = None if options.timeout_s is None else time.monotonic() + options.timeout_s
     with ray_cluster(options.address, spec, console) as slots:
+        _examine(check_nodes(spec, place), console)
         pricing = _pricing(store, spec, options, console)
         maker = TrialMaker(
             spec=spec,
             proposer=proposer or SearchProposer(spec),
-            sampler=build_sampler(spec.sampler, spec.search, seed=spec.seed, trials_so_far=store.trial_count()),
+            sampler=build_sampler(spec.sampler, spec.search, seed=spec.seed, launch_number=store.launch_number()),
             distributions=distributions(spec.search),
-            checkpoints=_checkpoint_folder(store),
+            place=place,
             data_root=data_root(spec),
             device=trial_device(spec),
             open_test=proposer is not None,
         )
         dispatcher = Dispatcher(store, maker, pricing, trials=options.trials, slots=slots, deadline_s=deadline_s)
         display = LaunchDisplay(console, dispatcher, lambda: study_front(store))
-        with _stopping_on_ctrl_c(dispatcher, console), display.showing():
+        with _stopping_on_signals(dispatcher, console), display.showing():
             _run_trials(dispatcher, spec)
     return LaunchOutcome(dispatcher.finished, dispatcher.stop_reason if dispatcher.finished < options.trials else None)
+
+
+def _examine(findings: Sequence[Finding], console: Console) -> None:
+    raise_problems(findings)
+    for sentence in warnings_in(findings):
+        console.print(Text(printable(f"warning: {sentence}")), soft_wrap=True)
 
 
 def _pricing(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: Console) -> Pricing:
@@ -93,7 +117,7 @@ def _pricing(store: StudyStore, spec: StudySpec, options: LaunchOptions, console
     with calibration_progress(console) as on_progress:
         timing = study_timing(store, spec, devices, accept_noisy=options.accept_noisy_timing, on_progress=on_progress)
     if (reason := timing.reference.reason_to_doubt()) is not None:
-        console.print(f"warning: this study's relative times are worth less, because {reason}")
+        console.print(Text(printable(f"warning: this study's relative times are worth less, because {reason}")), soft_wrap=True)
     return Pricing(
         objectives=spec.objectives,
         reference=timing.reference,
@@ -110,6 +134,8 @@ def _run_trials(dispatcher: Dispatcher, spec: StudySpec) -> None:
     from tuner.searcher import StopWhenAsked, StudySearcher
     from tuner.worker import TrialWorker
 
+    # Of a worker that dies the dispatcher says one line; Tune would add its own page for each, and call the launch a failure at the end.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     # Workers start side by side; how many trials there may be at once is the dispatcher's to say.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(dispatcher.slots)
     dispatcher.start()
@@ -131,26 +157,19 @@ def _run_trials(dispatcher: Dispatcher, spec: StudySpec) -> None:
 
 
 @contextmanager
-def _stopping_on_ctrl_c(dispatcher: Dispatcher, console: Console) -> Iterator[None]:
-    """The first Ctrl-C stops cleanly, the second one at once: the next launch finds what was under way in either case."""
+def _stopping_on_signals(dispatcher: Dispatcher, console: Console) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM stops cleanly, the second one at once: the next launch finds what was under way in either case."""
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
         if dispatcher.stop_reason is not None:
             raise KeyboardInterrupt
-        dispatcher.request_stop(INTERRUPTED)
-        console.print("stopping; what is being trained goes on from its last epoch at the next launch (Ctrl-C again: stop at once)")
+        dispatcher.request_stop(INTERRUPTED if signal_number == signal.SIGINT else TERMINATED)
+        console.print("stopping; what is being trained goes on from its last epoch at the next launch (once more: stop at once)")
 
-    previous: Any = signal.signal(signal.SIGINT, stop)
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous: list[Any] = [signal.signal(number, stop) for number in signals]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _checkpoint_folder(store: StudyStore) -> Path:
-    """Named after the study and an id of its own: another database may hold a study of the same name."""
-    study_id = store.get_attr(_STUDY_ID)
-    if study_id is None:
-        study_id = uuid.uuid4().hex[:8]
-        store.set_attr(_STUDY_ID, study_id)
-    return (RUNS_FOLDER / f"{store.name}-{study_id}" / "checkpoints").absolute()
+        for number, handler in zip(signals, previous, strict=True):
+            signal.signal(number, handler)

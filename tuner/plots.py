@@ -11,7 +11,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.describe import describe_schedule, describe_training, describe_value, quantity, schedule_of
+from tuner.describe import describe_schedule, describe_training, describe_value, printable, quantity, schedule_of
 from tuner.front import Direction, StudyFront, non_dominated
 from tuner.trials import CompletedTrial, Rival
 
@@ -84,7 +84,7 @@ def front_picture(results: StudyFront) -> FrontPicture:
     ]
     x_label, y_label = (_axis_label(name) for name in names)
     return FrontPicture(
-        title=f"{results.study}: {len(results.front)} of {len(results.completed)} trials on the front",
+        title=f"{printable(results.study)}: {len(results.front)} of {len(results.completed)} trials on the front",
         x_label=x_label,
         y_label=y_label,
         series=[part for part in series if part.x],

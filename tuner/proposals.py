@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from studies.configs import next_is_rival
@@ -14,11 +14,15 @@ from tuner.trials import Rival
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A trial to be made. fixed: fields decided here; the sampler chooses the others. seed: None derives it from the trial's number."""
+    """A trial to be made.
+
+    fixed: fields decided here; the sampler chooses the others. seed: None derives it from the trial's number. once: not if it is there.
+    """
 
     fixed: dict[str, Any] = field(default_factory=dict)
     rival: Rival | None = None
     seed: int | None = None
+    once: bool = False
 
 
 @dataclass(slots=True)
@@ -54,7 +58,7 @@ class SearchProposer:
     """The honest rivals first: the baseline and shorter full-resolution runs. Then the search, a fifth of it at full resolution."""
 
     def __init__(self, spec: StudySpec) -> None:
-        self._start_points = [Proposal(params, rival) for params, rival in spec.start_points()]
+        self._start_points = [Proposal(params, rival, once=True) for params, rival in spec.start_points()]
         fixed = {name: value for name, value in spec.baseline_params().items() if name not in TRAINING_FIELDS}
         self._full_resolution = Proposal(fixed, "full")
 
@@ -69,7 +73,7 @@ class ListProposer:
     """A given list of trials and nothing else: what `tuner confirm` trains."""
 
     def __init__(self, proposals: Sequence[Proposal]) -> None:
-        self._proposals = list(proposals)
+        self._proposals = [replace(proposal, once=True) for proposal in proposals]
 
     def propose(self, ledger: Ledger) -> Proposal | None:
         return next((proposal for proposal in self._proposals if not ledger.holds(proposal)), None)

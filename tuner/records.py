@@ -18,7 +18,7 @@ RECORD: Final = "record"
 CURVE: Final = "curve"
 # Of an error's text, no one reads more; some databases refuse much longer ones.
 LONGEST_TEXT: Final = 4000
-# A worker that dies of the same thing each time (memory, a crash in native code) is not given a fourth go.
+# A configuration that fails of the same thing each time (memory, a crash in native code, a step that hangs) is not given a fourth go.
 MAX_LOST: Final = 3
 
 
@@ -85,9 +85,14 @@ class TrialReader:
     def retries(self, trials: Sequence[FrozenTrial]) -> list[Retry]:
         """Root trials whose last attempt was interrupted, or lost for less than the MAX_LOST-th time, in the order of their numbers."""
         families: dict[int, list[FrozenTrial]] = {}
-        for trial in sorted(trials, key=lambda trial: (_lineage(trial)["attempt"], trial.number)):
-            families.setdefault(_lineage(trial)["root"], []).append(trial)
+        for trial in sorted(trials, key=lambda trial: (lineage_of(trial)["attempt"], trial.number)):
+            families.setdefault(lineage_of(trial)["root"], []).append(trial)
         return [self._retry(family[-1]) for _, family in sorted(families.items()) if self._may_be_retried(family)]
+
+    def next_attempt(self, trials: Sequence[FrozenTrial], root: int) -> Retry:
+        """One more attempt at a root trial, whatever became of the others."""
+        attempts = [trial for trial in trials if lineage_of(trial)["root"] == root]
+        return self._retry(max(attempts, key=lambda trial: lineage_of(trial)["attempt"]))
 
     def claimed(self, trial: FrozenTrial) -> ClaimedTrial:
         """A trial of this process, once its parameters are chosen."""
@@ -102,7 +107,7 @@ class TrialReader:
 
     def rival(self, trial: FrozenTrial) -> Rival | None:
         """The trial's mark; a sampler can choose full resolution unasked, and then it is a rival like the others."""
-        rival = _lineage(trial)["rival"]
+        rival = lineage_of(trial)["rival"]
         if rival in get_args(Rival):
             return cast("Rival", rival)
         params = self.params(trial)
@@ -133,18 +138,18 @@ class TrialReader:
         return kinds[-1] == "interrupted" or (kinds[-1] == "lost" and kinds.count("lost") < MAX_LOST)
 
     def _retry(self, trial: FrozenTrial) -> Retry:
-        lineage = _lineage(trial)
+        lineage = lineage_of(trial)
         return Retry(
             root=lineage["root"], attempt=lineage["attempt"] + 1, params=dict(trial.params), rival=lineage["rival"], seed=lineage["seed"]
         )
 
     def _common(self, trial: FrozenTrial) -> dict[str, Any]:
-        lineage = _lineage(trial)
+        lineage = lineage_of(trial)
         params, rival = self.params(trial), self.rival(trial)
         return {"number": trial.number, "root": lineage["root"], "attempt": lineage["attempt"], "params": params, "rival": rival}
 
     def _unmeasured(self, trial: FrozenTrial) -> dict[str, Any]:
-        return self._common(trial) | {"seed": _lineage(trial)["seed"]}
+        return self._common(trial) | {"seed": lineage_of(trial)["seed"]}
 
     def _running(self, trial: FrozenTrial) -> RunningTrial:
         return RunningTrial(**self._unmeasured(trial), owner=_mapping(trial.user_attrs.get(OWNER)))
@@ -155,7 +160,7 @@ class TrialReader:
 
     def _completed(self, trial: FrozenTrial) -> CompletedTrial:
         record = _mapping(trial.user_attrs.get(RECORD))
-        seed = record.get("seed", _lineage(trial)["seed"])
+        seed = record.get("seed", lineage_of(trial)["seed"])
         return CompletedTrial(
             **self._common(trial),
             values=dict(zip(self._spec.objectives, trial.values, strict=True)),
@@ -173,7 +178,7 @@ class TrialReader:
         )
 
 
-def _lineage(trial: FrozenTrial) -> dict[str, Any]:
+def lineage_of(trial: FrozenTrial) -> dict[str, Any]:
     """root (the trial's own number where it is the first attempt), attempt, rival and seed."""
     kept = _mapping(trial.user_attrs.get(LINEAGE))
     lineage = {"root": None, "attempt": 1, "rival": None, "seed": None} | kept

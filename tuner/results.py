@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from studies.spec import OBJECTIVES, StudySpec
-from tuner.front import StudyFront
+from tuner.front import StudyFront, front
 from tuner.store import StudyStore
+from tuner.trials import CompletedTrial
 
 
 def study_front(store: StudyStore) -> StudyFront:
@@ -22,3 +25,8 @@ def study_front(store: StudyStore) -> StudyFront:
 def stored_spec(store: StudyStore) -> StudySpec:
     """The spec that a study was last launched with."""
     return StudySpec.from_json_dict(store.spec_json())
+
+
+def front_roots(spec: StudySpec, completed: Sequence[CompletedTrial]) -> set[int]:
+    """Root trials of the points on the front."""
+    return {trial.root for trial in front(completed, {name: OBJECTIVES[name] for name in spec.objectives})}

@@ -7,7 +7,7 @@ record and no end. On SQLite its check that a trial still runs is no lock either
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,7 @@ from typing import Any, Final
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 LINEAGE: Final = "lineage"
@@ -24,6 +24,8 @@ OWNER: Final = "owner"
 ENDED: Final = "ended"
 # As optuna-dashboard cuts its notes into attributes; longer ones are cut off.
 NOTE_CHARS: Final = 2045
+# What a budget counts: finished, or about to be.
+_COUNTED: Final = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +45,24 @@ def transaction(storage: RDBStorage) -> Iterator[Session]:
         yield session
 
 
-def insert_trial(storage: RDBStorage, study_id: int, template: FrozenTrial) -> tuple[int, int] | None:
-    """Writes a RUNNING trial with its first beat; (trial id, number), or None where its attempt at its root trial exists already.
+def insert_trial(storage: RDBStorage, study_id: int, template: FrozenTrial, *, wanted: int | None = None) -> tuple[int, int] | None:
+    """Writes a RUNNING trial with its first beat; (trial id, number), or None where it must not be.
 
+    It must not where another attempt at its root trial runs, is finished or is as late as this one; where a trial of the same proposal
+    runs or is finished; and where `wanted` trials run or are finished: one budget for however many drivers, drawn under the study's lock.
     Safe to repeat: the claim in the template's lineage finds a trial whose birth was committed but not answered.
     """
     lineage = template.user_attrs[LINEAGE]
     with transaction(storage) as session:
         _lock_study(session, study_id)
-        for trial_id, number, other in _relatives(session, study_id, lineage):
+        relatives = _relatives(session, study_id, lineage)
+        for trial_id, number, _, other in relatives:
             if other["claim"] == lineage["claim"]:
                 return trial_id, number
-            if other["attempt"] >= lineage["attempt"]:
-                return None
+        if any(state in _COUNTED or _is_as_late(other, lineage) for _, _, state, other in relatives):
+            return None
+        if wanted is not None and _count(session, study_id, _COUNTED) >= wanted:
+            return None
         trial: Any = storage._get_prepared_new_trial(study_id, template, session)
         session.add(models.TrialHeartbeatModel(trial_id=trial.trial_id, heartbeat=_database_time(session)))
         return trial.trial_id, trial.number
@@ -129,9 +136,44 @@ def running_trials(storage: RDBStorage, study_id: int) -> list[Beat]:
 
 def count_trials(storage: RDBStorage, study_id: int, states: Iterable[TrialState]) -> int:
     """How many trials of the study are in one of `states`, without reading them."""
-    query = select(func.count()).where(models.TrialModel.study_id == study_id, models.TrialModel.state.in_(list(states)))
     with transaction(storage) as session:
-        return session.execute(query).scalar_one()
+        return _count(session, study_id, states)
+
+
+def states_of(storage: RDBStorage, trial_ids: Iterable[int]) -> dict[int, TrialState]:
+    """What became of these trials, by trial id."""
+    query = select(models.TrialModel.trial_id, models.TrialModel.state).where(models.TrialModel.trial_id.in_(list(trial_ids)))
+    with transaction(storage) as session:
+        return {trial_id: state for trial_id, state in session.execute(query)}  # noqa: C416  a Result is no pair of columns to dict()
+
+
+def family(storage: RDBStorage, study_id: int, root: int) -> dict[int, TrialState]:
+    """Number and state of every attempt at a root trial, in the order of their numbers."""
+    with transaction(storage) as session:
+        relatives = _relatives(session, study_id, {"claim": None, "root": root, "proposal": None})
+    return {number: state for _, number, state, _ in sorted(relatives, key=lambda relative: relative[1])}
+
+
+def claimed_number(storage: RDBStorage, study_id: int, claim: str) -> int | None:
+    """The number of the trial that was born with this claim; None where there is none."""
+    with transaction(storage) as session:
+        born = _relatives(session, study_id, {"claim": claim, "root": None, "proposal": None})
+        return born[0][1] if born else None
+
+
+def change_study_attribute(storage: RDBStorage, study_id: int, key: str, change: Callable[[Any], Any]) -> Any:
+    """What `change` makes of the study's attribute (None where it has none), then kept: whoever else changes it at the same time."""
+    attributes = models.StudyUserAttributeModel
+    with transaction(storage) as session:
+        _lock_study(session, study_id)
+        query = select(attributes).where(attributes.study_id == study_id, attributes.key == key)
+        kept: Any = session.execute(query).scalar_one_or_none()
+        changed = change(None if kept is None else json.loads(kept.value_json))
+        if kept is None:
+            session.add(attributes(study_id=study_id, key=key, value_json=json.dumps(changed)))
+        else:
+            kept.value_json = json.dumps(changed)
+        return changed
 
 
 def _lock_study(session: Session, study_id: int) -> None:
@@ -140,17 +182,32 @@ def _lock_study(session: Session, study_id: int) -> None:
     session.execute(update(studies).where(studies.study_id == study_id).values(study_name=studies.study_name))
 
 
-def _relatives(session: Session, study_id: int, lineage: Mapping[str, Any]) -> list[tuple[int, int, dict[str, Any]]]:
-    """Trial id, number and lineage of what has the same claim, and of later attempts at the same root trial."""
+def _relatives(session: Session, study_id: int, lineage: Mapping[str, Any]) -> list[tuple[int, int, TrialState, dict[str, Any]]]:
+    """Trial id, number, state and lineage of what has the same claim or proposal, and of every attempt at the same root trial."""
     attributes = models.TrialUserAttributeModel
-    # Sifted in the database, because a study may have 100,000 trials. Without a root trial there is no such text: JSON writes null.
-    same = attributes.value_json.contains(lineage["claim"]) | attributes.value_json.contains(f'"root": {lineage["root"]},')
+    meant = {key: lineage[key] for key in ("claim", "proposal", "root") if lineage[key] is not None}
+    if not meant:
+        return []
+    # Sifted in the database, because a study may have 100,000 trials; "root": 1 also finds 12, hence the second look.
+    texts = [attributes.value_json.contains(f'"{key}": {json.dumps(value)}') for key, value in meant.items()]
+    # A root trial's own lineage names no root.
+    is_root = models.TrialModel.number == meant.get("root", -1)
     query = (
-        select(models.TrialModel.trial_id, models.TrialModel.number, attributes.value_json)
+        select(models.TrialModel.trial_id, models.TrialModel.number, models.TrialModel.state, attributes.value_json)
         .join(attributes, attributes.trial_id == models.TrialModel.trial_id)
-        .where(models.TrialModel.study_id == study_id, attributes.key == LINEAGE, same)
+        .where(models.TrialModel.study_id == study_id, attributes.key == LINEAGE, or_(is_root, *texts))
     )
-    return [(trial_id, number, json.loads(value_json)) for trial_id, number, value_json in session.execute(query)]
+    found = [(trial_id, number, state, json.loads(value_json)) for trial_id, number, state, value_json in session.execute(query)]
+    return [row for row in found if row[1] == meant.get("root") or any(row[3].get(key) == value for key, value in meant.items())]
+
+
+def _is_as_late(other: Mapping[str, Any], lineage: Mapping[str, Any]) -> bool:
+    return lineage["root"] is not None and bool(other["attempt"] >= lineage["attempt"])
+
+
+def _count(session: Session, study_id: int, states: Iterable[TrialState]) -> int:
+    query = select(func.count()).where(models.TrialModel.study_id == study_id, models.TrialModel.state.in_(list(states)))
+    return session.execute(query).scalar_one()
 
 
 def _attribute(session: Session, trial_id: int, key: str) -> Any:

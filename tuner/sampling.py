@@ -21,15 +21,16 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
     return {name: _distribution(domain) for name, domain in space.searched.items()}
 
 
-def build_sampler(name: str, space: SearchSpace, *, seed: int, trials_so_far: int) -> BaseSampler:
+def build_sampler(name: str, space: SearchSpace, *, seed: int, launch_number: int) -> BaseSampler:
     """The sampler that a study file names, proposing canonical points only.
 
-    trials_so_far: mixed into the seed, because a sampler that is built again at the next launch would repeat its first draws.
+    launch_number: mixed into the seed, because the sampler of the next launch, or of another driver now, would repeat the same draws.
     """
     with warnings.catch_warnings():
         # Optuna calls QMC experimental, which is no news to who asked for it by name.
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return CanonicalSampler(_base_sampler(name, seed, seed * 1_000_003 + trials_so_far), space)
+        # NumPy takes no seed of more than 32 bits.
+        return CanonicalSampler(_base_sampler(name, seed, (seed * 1_000_003 + launch_number) % 2**32), space)
 
 
 def _base_sampler(name: str, study_seed: int, launch_seed: int) -> BaseSampler:

@@ -42,6 +42,8 @@ class StudySearcher(Searcher):
         report = result.get("report") if result else None
         if error or not isinstance(report, EpochDone | None):
             self._dispatcher.trial_done(trial_id, None if error else report)
+        else:
+            self._dispatcher.dropped(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """The database is the one truth; nothing of ours goes into Tune's."""
@@ -54,13 +56,13 @@ class StudySearcher(Searcher):
 
 
 class StopWhenAsked(tune.Stopper):
-    """Ends the experiment once the dispatcher has a reason to."""
+    """Ends the experiment once the dispatcher has a reason to, and a trial whose result another attempt has told."""
 
     def __init__(self, dispatcher: Dispatcher | None = None) -> None:
         self._dispatcher = dispatcher
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+        return self._dispatcher is not None and self._dispatcher.is_unwanted(trial_id)
 
     def stop_all(self) -> bool:
         return self._dispatcher is not None and self._dispatcher.stop_reason is not None

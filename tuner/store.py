@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -15,17 +17,17 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from studies.spec import StudySpec
-from trainers.errors import RunError
 from tuner import rows
 from tuner.catalog import SPEC, found_or_made, specs
 from tuner.owner import is_dead, this_owner
 from tuner.records import CURVE, MAX_LOST, RECORD, ClaimedTrial, Retry, TrialReader, plain, refused_values
-from tuner.storage import GRACE_S, with_retries
+from tuner.storage import GRACE_S, DatabaseAway, with_retries
 from tuner.trials import Rival, StudyTrials
 
 __all__ = ["MAX_LOST", "ClaimedTrial", "Retry", "StudyStore"]
 
 T = TypeVar("T")
+_LAUNCHES: Final = "launches"
 
 
 class StudyStore:
@@ -39,6 +41,9 @@ class StudyStore:
         self.study = self._retried(lambda: optuna.load_study(study_name=name, storage=storage, sampler=RandomSampler()))
         self.study_id: int = self.study._study_id
         self._trial_ids: dict[int, int] = {}
+        # Of the trials that this process made: what it signs their births and ends with.
+        self._claims: dict[int, str] = {}
+        self._unanswered: set[str] = set()
         self._asking = threading.Lock()
 
     def __repr__(self) -> str:
@@ -82,6 +87,17 @@ class StudyStore:
         """Keeps a JSON value with the study."""
         self._retried(lambda: self.storage.set_study_user_attr(self.study_id, key, plain(value)))
 
+    def change_attr(self, key: str, change: Callable[[Any], Any]) -> Any:
+        """What `change` makes of the JSON value kept with the study (None where there is none), kept as one step for all drivers.
+
+        `change` must be safe to repeat, as for `with_retries`.
+        """
+        return self._retried(lambda: rows.change_study_attribute(self.storage, self.study_id, key, lambda kept: plain(change(kept))))
+
+    def keep_first(self, key: str, value: Any) -> Any:
+        """The JSON value kept with the study under `key`: this one, unless there was one already."""
+        return self.change_attr(key, lambda kept: value if kept is None else kept)
+
     def create_trial(
         self,
         *,
@@ -89,23 +105,23 @@ class StudyStore:
         distributions: Mapping[str, BaseDistribution],
         sampler: BaseSampler,
         rival: Rival | None,
-        root: int | None = None,
-        attempt: int = 1,
         seed: int | None = None,
-    ) -> ClaimedTrial:
+        wanted: int | None = None,
+        once: bool = False,
+    ) -> ClaimedTrial | None:
         """A new RUNNING trial of this process. The sampler chooses the parameters that `fixed` leaves open, and isn't asked for none.
 
-        seed: the training's, where it is not to be derived from the root trial's number.
+        seed: the training's, where it is not to be derived from the root trial's number. wanted: how many trials may run or be finished.
+        None where as many do, or where the same `fixed` and `seed` were meant to be tried only `once` and another driver was faster.
         """
-        trial = self._claim(fixed, distributions, sampler, {"root": root, "attempt": attempt, "rival": rival, "seed": seed})
-        if trial is None:
-            raise RunError(f"attempt {attempt} at trial {root} exists already in study '{self.name}'")
-        return trial
+        proposal = _proposal_key(fixed, seed) if once else None
+        lineage = {"root": None, "attempt": 1, "rival": rival, "seed": seed, "proposal": proposal}
+        return self._claim(fixed, distributions, sampler, lineage, wanted)
 
-    def claim_retry(self, retry: Retry, distributions: Mapping[str, BaseDistribution]) -> ClaimedTrial | None:
-        """The next attempt at a root trial as a trial of this process; None where another driver was faster."""
-        lineage = {"root": retry.root, "attempt": retry.attempt, "rival": retry.rival, "seed": retry.seed}
-        return self._claim(retry.params, distributions, None, lineage)
+    def claim_retry(self, retry: Retry, distributions: Mapping[str, BaseDistribution], wanted: int | None = None) -> ClaimedTrial | None:
+        """The next attempt at a root trial as a trial of this process; None where another driver was faster, or enough trials run."""
+        lineage = {"root": retry.root, "attempt": retry.attempt, "rival": retry.rival, "seed": retry.seed, "proposal": None}
+        return self._claim(retry.params, distributions, None, lineage, wanted)
 
     def complete(self, number: int, values: Mapping[str, float], record: Mapping[str, Any]) -> bool:
         """Ends a trial as COMPLETE, with its record (see CompletedTrial; `note`: a text for the dashboard).
@@ -138,12 +154,26 @@ class StudyStore:
         Those are trials of a dead process of this host at once, any other after `grace_s` without a beat; never those of this process.
         """
         running = self._retried(lambda: rows.running_trials(self.storage, self.study_id))
-        reasons = {beat.number: _abandoned(beat, grace_s) for beat in running}
+        reasons = {beat.number: abandoned(beat, grace_s) for beat in running}
         return [number for number, reason in reasons.items() if reason and self.fail(number, "interrupted", reason)]
+
+    def states(self, numbers: Iterable[int]) -> dict[int, TrialState]:
+        """What became of trials, by number."""
+        trial_ids = {self._trial_id(number): number for number in numbers}
+        found = self._retried(lambda: rows.states_of(self.storage, trial_ids)) if trial_ids else {}
+        return {trial_ids[trial_id]: state for trial_id, state in found.items()}
+
+    def family(self, root: int) -> dict[int, TrialState]:
+        """Number and state of every attempt at a root trial."""
+        return self._retried(lambda: rows.family(self.storage, self.study_id, root))
 
     def retries(self) -> list[Retry]:
         """What has to be trained again, derived from the trials alone, so that asking twice changes nothing."""
         return self._reader.retries(self._frozen_trials())
+
+    def next_attempt(self, root: int) -> Retry:
+        """One more attempt at a root trial, whatever became of the others: for a result that came late."""
+        return self._reader.next_attempt(self._frozen_trials(), root)
 
     def trials(self) -> StudyTrials:
         """All trials as they are now, in the order of their numbers."""
@@ -154,9 +184,18 @@ class StudyStore:
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         return self._retried(lambda: rows.count_trials(self.storage, self.study_id, states))
 
+    def running_count(self) -> int:
+        """How many trials are RUNNING, of whatever driver."""
+        return self._retried(lambda: rows.count_trials(self.storage, self.study_id, (TrialState.RUNNING,)))
+
     def trial_count(self) -> int:
         """How many trials there are, whatever became of them."""
         return self._retried(lambda: rows.count_trials(self.storage, self.study_id, TrialState))
+
+    def launch_number(self) -> int:
+        """0 for the study's first launch, and another one for every later launch, of whatever driver."""
+        launches: int = self.change_attr(_LAUNCHES, lambda kept: (kept or 0) + 1)
+        return launches - 1
 
     def _retried(self, call: Callable[[], T]) -> T:
         return with_retries(call, f"the database {self.storage.url}")
@@ -170,24 +209,39 @@ class StudyStore:
         distributions: Mapping[str, BaseDistribution],
         sampler: BaseSampler | None,
         lineage: dict[str, Any],
+        wanted: int | None,
     ) -> ClaimedTrial | None:
+        self._give_back_unanswered()
+        claim = uuid.uuid4().hex
+        self._unanswered.add(claim)
         decided = {name: fixed[name] for name in distributions if name in fixed}
         is_whole = decided.keys() == distributions.keys()
         template = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=decided if is_whole else {},
             distributions=dict(distributions) if is_whole else {},
-            user_attrs={rows.LINEAGE: lineage | {"claim": uuid.uuid4().hex}, rows.OWNER: this_owner()},
+            user_attrs={rows.LINEAGE: lineage | {"claim": claim}, rows.OWNER: this_owner()},
             system_attrs={} if is_whole else {"fixed_params": decided},
         )
-        born = self._retried(lambda: rows.insert_trial(self.storage, self.study_id, template))
+        born = self._retried(lambda: rows.insert_trial(self.storage, self.study_id, template, wanted=wanted))
         if born is None:
+            self._unanswered.discard(claim)
             return None
         trial_id, number = born
-        self._trial_ids[number] = trial_id
+        self._trial_ids[number], self._claims[number] = trial_id, claim
         if sampler is not None and not is_whole:
             self._sample(number, trial_id, distributions, sampler)
-        return self._reader.claimed(self._retried(lambda: self.storage.get_trial(trial_id)))
+        claimed = self._reader.claimed(self._retried(lambda: self.storage.get_trial(trial_id)))
+        self._unanswered.discard(claim)
+        return claimed
+
+    def _give_back_unanswered(self) -> None:
+        """Fails the trials that were born while the database went away: nobody here knows of them, so nobody would ever end them."""
+        for claim in list(self._unanswered):
+            number = self._retried(partial(rows.claimed_number, self.storage, self.study_id, claim))
+            if number is not None:
+                self.fail(number, "interrupted", "the database went away while it was made")
+            self._unanswered.discard(claim)
 
     def _sample(self, number: int, trial_id: int, distributions: Mapping[str, BaseDistribution], sampler: BaseSampler) -> None:
         """What Study.ask does with a trial of its own making; one that the sampler can't decide fails."""
@@ -201,6 +255,8 @@ class StudyStore:
                 trial = self._retried(lambda: optuna.Trial(self.study, trial_id))
                 for name, distribution in distributions.items():
                     self._retried(partial(trial._suggest, name, distribution))
+        except DatabaseAway:
+            raise  # given back once the database answers again
         except BaseException as error:
             self.fail(number, "error", f"no parameters could be chosen for it: {type(error).__name__}: {error}")
             raise
@@ -216,7 +272,10 @@ class StudyStore:
         record: Mapping[str, Any] | None = None,
     ) -> bool:
         kept = {name: plain(value) for name, value in (record or {}).items()}
-        attributes = {rows.ENDED: {"kind": kind, "reason": plain(reason), "token": uuid.uuid4().hex}}
+        # The same for the same end, so that one whose answer was lost is recognised however much later it is told again.
+        signed = number in self._claims
+        token = " ".join([self._claims[number], state.name, *map(repr, values)]) if signed else uuid.uuid4().hex
+        attributes = {rows.ENDED: {"kind": kind, "reason": plain(reason), "token": token}}
         note = str(kept.pop("note", ""))
         if kept:
             attributes |= {CURVE: kept.pop("curve", []), RECORD: kept}
@@ -229,7 +288,12 @@ class StudyStore:
         return self._trial_ids[number]
 
 
-def _abandoned(beat: rows.Beat, grace_s: float) -> str:
+def _proposal_key(fixed: Mapping[str, Any], seed: int | None) -> str:
+    """A name for what is to be tried, the same whichever driver proposes it."""
+    return hashlib.sha256(json.dumps([sorted(fixed.items()), seed]).encode()).hexdigest()[:32]
+
+
+def abandoned(beat: rows.Beat, grace_s: float) -> str:
     """Why nobody answers for a running trial; nothing where somebody does or may."""
     if beat.owner == this_owner():
         return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypedDict, cast
@@ -51,17 +51,23 @@ def study_timing(
 ) -> Timing:
     """The study's cost tables, those of `devices` included. on_progress(device, done, expected) while steps are timed.
 
-    The study's first table prices all its trials: another one would move relative_time in the middle of a study.
+    The study's first table prices all its trials: another one would move relative_time in the middle of a study, or between two drivers.
     """
-    tables = [CostTable.from_dict(content) for content in store.get_attr(COST_TABLES) or []]
+    tables = _kept_tables(store, [])
     facts = store.get_attr(DATASET_FACTS) or {}
     for node, found in devices.items():
         facts = {"steps_per_epoch": found["steps_per_epoch"]}
         if not any(table.conditions == found["conditions"] and _covers(table, spec) for table in tables):
-            tables.append(_calibrate_on(node, spec, accept_noisy, found["conditions"]["device"], on_progress))
-    store.set_attr(COST_TABLES, [table.to_dict() for table in tables])
+            tables = _kept_tables(store, [_calibrate_on(node, spec, accept_noisy, found["conditions"]["device"], on_progress)])
     store.set_attr(DATASET_FACTS, facts)
     return Timing(tables[0], {table.conditions["device"]: table for table in tables}, facts["steps_per_epoch"])
+
+
+def _kept_tables(store: StudyStore, new: Sequence[CostTable]) -> list[CostTable]:
+    """The study's tables with `new` ones added: several drivers may time at once, and what the first one kept stays the first."""
+    added = [table.to_dict() for table in new]
+    kept = store.change_attr(COST_TABLES, lambda tables: [*(tables or []), *(table for table in added if table not in (tables or []))])
+    return [CostTable.from_dict(content) for content in kept]
 
 
 def _covers(table: CostTable, spec: StudySpec) -> bool:
@@ -76,7 +82,9 @@ def device_kinds(spec: StudySpec) -> dict[str, DeviceKind]:
     for node in ray.nodes():
         fits = node["Alive"] and node["Resources"].get("CPU", 0) >= spec.resources.cpus
         if fits and node["Resources"].get("GPU", 0) >= spec.resources.gpus:
-            described = ray.get(_on_node(ray.remote(_describe), node["NodeID"], spec).remote(_config(spec)))
+            # Without a GPU it takes no core: another driver may have them all, for as long as its launch goes on.
+            cores = spec.resources.cpus if spec.resources.gpus else 0
+            described = ray.get(_on_node(ray.remote(_describe), node["NodeID"], spec, num_cpus=cores).remote(_config(spec)))
             found = cast("DeviceKind", _unwrap(described))
             if found not in kinds.values():
                 kinds[node["NodeID"]] = found
@@ -86,7 +94,7 @@ def device_kinds(spec: StudySpec) -> dict[str, DeviceKind]:
 def _calibrate_on(node: str, spec: StudySpec, accept_noisy: bool, device: str, on_progress: Callable[[str, int, int], None]) -> CostTable:
     import ray
 
-    task = _on_node(ray.remote(_calibrate), node, spec, num_returns="streaming")
+    task = _on_node(ray.remote(_calibrate), node, spec, num_cpus=spec.resources.cpus, num_returns="streaming")
     for reference in task.remote(_config(spec), possible_steps(spec.search, spec.dataset.full_px), accept_noisy):
         message = _unwrap(ray.get(reference))
         if "table" in message:
@@ -95,11 +103,11 @@ def _calibrate_on(node: str, spec: StudySpec, accept_noisy: bool, device: str, o
     raise RunError(f"the calibration on {device} ended without a table")
 
 
-def _on_node(task: Any, node: str, spec: StudySpec, **options: str) -> Any:
+def _on_node(task: Any, node: str, spec: StudySpec, *, num_cpus: int, **options: str) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return task.options(
-        num_cpus=spec.resources.cpus,
+        num_cpus=num_cpus,
         num_gpus=spec.resources.gpus,
         max_retries=0,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from studies.files import load_study, names_file
 from studies.space import TRAINING_FIELDS
@@ -15,6 +16,7 @@ from trainers.config import TrainConfig
 from trainers.errors import InputError, RunError
 from trainers.schedule import PROVENANCE_KEY, Schedule, read_schedule_file
 from tuner.commands import open_study
+from tuner.describe import printable
 from tuner.results import stored_spec
 from tuner.timing import trial_device
 
@@ -78,12 +80,13 @@ def _train(config: TrainConfig) -> tuple[TrainResult, float]:
 
 
 def _report(config: TrainConfig, result: TrainResult, test_accuracy: float, out: str) -> None:
-    from trainers.checkpoint import save_checkpoint
+    from trainers.checkpoint import save_weights
 
     try:
-        save_checkpoint(out, result.model.state_dict())
+        save_weights(out, result.model.state_dict())
     except OSError as error:
         raise RunError(f"the weights can't be written to '{out}': {error.strerror}") from None
     console = Console()
-    console.print(f"validation accuracy {result.val_accuracy:.2%}, test accuracy {test_accuracy:.2%}, {config.model}, seed {config.seed}")
-    console.print(f"training {result.seconds['train']:.1f} s; weights in {out}")
+    accuracies = f"validation accuracy {result.val_accuracy:.2%}, test accuracy {test_accuracy:.2%}"
+    console.print(Text(printable(f"{accuracies}, {config.model}, seed {config.seed}")), soft_wrap=True)
+    console.print(Text(printable(f"training {result.seconds['train']:.1f} s; weights in {out}")), soft_wrap=True)

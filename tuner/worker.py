@@ -5,11 +5,18 @@ from __future__ import annotations
 import functools
 import gc
 import time
+import traceback
+import warnings
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from ray import tune
 
+from trainers.errors import InputError, NonFiniteLossError
+from trainers.places import RootPlace
+from trainers.watchdog import Watchdog
 from tuner.jobs import EpochDone, Job, Report, TrialDone, TrialFailed
+from tuner.trial_log import TrialLog, trial_log
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
@@ -33,9 +40,12 @@ class TrialWorker(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         self._job: Job = config["job"]
         self._training: Training | None = None
+        self._log: TrialLog | None = None
+        self._open_log = ExitStack()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Takes the next trial in the same process: importing torch anew costs seconds."""
+        self._open_log.close()
         self.setup(new_config)
         # The last trial's network and optimizer are in reference cycles, and their memory would be missing in this one.
         gc.collect()
@@ -48,6 +58,7 @@ class TrialWorker(tune.Trainable):
 
     def cleanup(self) -> None:
         """Ends the processes of the other ranks."""
+        self._open_log.close()
         if self._pool is not None:
             self._pool.close()
 
@@ -58,21 +69,48 @@ class TrialWorker(tune.Trainable):
         """See save_checkpoint."""
 
     def _next_report(self) -> Report:
+        try:
+            log = self._started_log()
+            report = self._train_on(Watchdog(log.path))
+            log.flush()
+        except Exception as error:  # noqa: BLE001  whatever a user's network raises fails this trial only, and the worker lives on
+            traceback.print_exc()
+            self._training = None
+            # The same configuration gives the same losses and meets the same refusals; memory or a disk may be there the next time.
+            report = TrialFailed(f"{type(error).__name__}: {error}", may_pass=not isinstance(error, InputError | NonFiniteLossError))
+        if not isinstance(report, EpochDone):
+            self._open_log.close()
+        return report
+
+    def _train_on(self, watchdog: Watchdog) -> Report:
         from trainers.loop import Training
 
+        pool = self._pool_for(self._job.config)
+        if self._training is None:
+            self._training = pool.start(Training, self._job.config, watchdog=watchdog)
+        report_at = time.monotonic() + REPORT_EVERY_S
+        while not self._training.done:
+            epoch = pool.call(self._training.run_epoch)
+            if not self._training.done and time.monotonic() >= report_at:
+                return EpochDone(epoch.epoch, epoch.val_accuracy, epoch.train_loss)
+        with watchdog:
+            record = _record(self._training, self._job)
+        self._keep(record)
+        return TrialDone(record)
+
+    def _started_log(self) -> TrialLog:
+        if self._log is None:
+            config = self._job.config
+            self._log = self._open_log.enter_context(trial_log(RootPlace(str(config.checkpoint)), config.attempt))
+        return self._log
+
+    def _keep(self, record: dict[str, Any]) -> None:
+        """Leaves the result beside the checkpoints before anyone is told: driver and database may be gone for long."""
+        config = self._job.config
         try:
-            pool = self._pool_for(self._job.config)
-            if self._training is None:
-                self._training = pool.start(Training, self._job.config)
-            report_at = time.monotonic() + REPORT_EVERY_S
-            while not self._training.done:
-                epoch = pool.call(self._training.run_epoch)
-                if not self._training.done and time.monotonic() >= report_at:
-                    return EpochDone(epoch.epoch, epoch.val_accuracy, epoch.train_loss)
-            return TrialDone(_record(self._training, self._job))
-        except Exception as error:  # noqa: BLE001  whatever a user's network raises fails this trial only, and the worker lives on
-            self._training = None
-            return TrialFailed(f"{type(error).__name__}: {error}")
+            RootPlace(str(config.checkpoint)).write_result(config.attempt, record)
+        except OSError as error:
+            warnings.warn(f"the result is reported only, because {error}", stacklevel=2)
 
     def _pool_for(self, config: TrainConfig) -> RankPool:
         from trainers.distributed import RankPool

@@ -1,0 +1,50 @@
+"""The launch command that the fault suite gives again and again: `tuner launch` with a fixed list of configurations to train.
+
+    fault_launch.py STORAGE STUDY TRIALS LIST CHECKPOINTS [ADDRESS]
+
+Exit codes as those of `tuner launch`: 0 finished, 1 not, 130 interrupted; 3 when it ended in good order before all were finished.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rich.console import Console
+
+from benchmarks.fault_plan import configurations, study_spec
+from trainers.errors import DownsampleTunerError
+from tuner.launch import INTERRUPTED, LaunchOptions, launch
+from tuner.proposals import ListProposer
+from tuner.storage import open_storage, resolve_url
+from tuner.store import StudyStore
+
+# A launch that has not ended by then says where it is.
+STUCK_S = 590.0
+
+
+def main(storage: str, study: str, trials: str, count: str, checkpoints: str, address: str | None = None) -> int:
+    """One launch; its exit code."""
+    faulthandler.dump_traceback_later(STUCK_S)
+    try:
+        spec = study_spec(study)
+        store = StudyStore.create_or_continue(open_storage(resolve_url(storage, None)), spec)
+        options = LaunchOptions(trials=int(trials), address=address, checkpoints=checkpoints, accept_noisy_timing=True)
+        outcome = launch(store, spec, options, Console(width=160), ListProposer(configurations(int(count))))
+    except DownsampleTunerError as error:
+        print(f"error: {error}", flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+        return 130
+    print(f"{outcome.finished} of {trials} finished, stopped: {outcome.stop_reason}", flush=True)
+    if outcome.finished >= int(trials):
+        return 0
+    return 130 if outcome.stop_reason == INTERRUPTED else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,41 @@
+"""What a trial in the database is trained as."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+
+from studies.spec import StudySpec
+from tuner.jobs import Job
+from tuner.places import root_path
+from tuner.proposals import Proposer
+from tuner.store import ClaimedTrial
+
+
+@dataclass(frozen=True, slots=True)
+class TrialMaker:
+    """What every new trial of a study is made from. place: the study's, for checkpoints and results."""
+
+    spec: StudySpec
+    proposer: Proposer
+    sampler: BaseSampler
+    distributions: dict[str, BaseDistribution]
+    place: str
+    data_root: str
+    device: str
+    open_test: bool = False
+
+    def job(self, claimed: ClaimedTrial) -> Job:
+        """The training of a trial, which all attempts at its root trial share."""
+        seed = claimed.seed if claimed.seed is not None else self.spec.seed + claimed.root
+        config = self.spec.train_config(
+            claimed.params,
+            seed,
+            device=self.device,
+            threads=self.spec.resources.cpus,
+            checkpoint=root_path(self.place, claimed.root),
+            root=self.data_root,
+        )
+        return Job(claimed.number, replace(config, attempt=claimed.attempt), self.open_test)
