@@ -35,18 +35,23 @@ def taken_for_dead(session: Session) -> str:
     return f"trial {row.number} (process {first.pid}), retried as trial {retried.number} by process {second.pid}"
 
 
-def several_drivers(site: Site, name: str, drivers: int, rng: random.Random) -> tuple[Session, str]:
-    """Drivers started at the same instant on an empty database, one of them killed; the others finish what was asked for."""
+def several_drivers(site: Site, name: str, drivers: int, most: int, rng: random.Random) -> tuple[Session, str]:
+    """Drivers started at the same instant on an empty database, one of them killed; the others finish what was asked for.
+
+    most: how many configurations there are.
+    """
     database = name.replace("-", "_")
     site.server.create_database(database)
-    session = Session(site, database, name, 6 + 2 * drivers, rng)
+    session = Session(site, database, name, min(most, 8 + 4 * drivers), rng)
     session.asked = session.count
     started = [session.launch(own_ray=True) for _ in range(drivers)]
     deadline_s = time.monotonic() + _PATIENCE_S
-    while not session.rows.running() and time.monotonic() < deadline_s and any(driver.ended() is None for driver in started):
-        time.sleep(0.1)
-    time.sleep(rng.uniform(0, 4))
-    killed = rng.choice([driver for driver in started if driver.ended() is None] or started)
+    while time.monotonic() < deadline_s and not _are_at_work(session, started):
+        time.sleep(0.2)
+    time.sleep(rng.uniform(0, 15))
+    # One that leaves trials to the others, if there is one.
+    owners = {row.attributes["owner"]["pid"] for row in session.rows.running()}
+    killed = rng.choice([driver for driver in started if driver.pid in owners] or started)
     killed.kill()
     done = session.rows.finished()
     for driver in started:
@@ -55,6 +60,12 @@ def several_drivers(site: Site, name: str, drivers: int, rng: random.Random) -> 
     if (finished := session.rows.finished()) != session.count:
         session.problems.append(f"{name}: {drivers} drivers, one killed, finished {finished} of {session.count} trials\n{_said(started)}")
     return session, f"one of {drivers} drivers, with {done} of {session.count} trials finished"
+
+
+def _are_at_work(session: Session, drivers: list[Driver]) -> bool:
+    """Whether at least two drivers have a trial, or all that will ever be done is done."""
+    owners = {row.attributes["owner"]["pid"] for row in session.rows.trials()}
+    return len(owners) > 1 or session.rows.finished() >= session.asked or all(driver.ended() is not None for driver in drivers)
 
 
 def _retry(session: Session, row: Row) -> Row | None:

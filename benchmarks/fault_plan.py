@@ -22,7 +22,6 @@ from trainers.schedule import Step
 from tuner.proposals import Proposal
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-LONGEST_LIST: Final = 120
 # In the place of a seed: what step times on this machine depend on.
 CONDITIONS: Final = -1
 STUDY: Final[dict[str, Any]] = {

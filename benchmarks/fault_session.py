@@ -50,7 +50,7 @@ class Session:
     def launch(self, *, own_ray: bool = False) -> Driver:
         """Gives the launch command (again)."""
         self.launches += 1
-        return self.site.launch(self.database, self.study, self.asked, own_ray=own_ray)
+        return self.site.launch(self.database, self.study, self.asked, self.count, own_ray=own_ray)
 
     @property
     def is_full(self) -> bool:

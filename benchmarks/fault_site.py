@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.fault_network import FOLDER_VARIABLE
-from benchmarks.fault_plan import LONGEST_LIST, ROOT
+from benchmarks.fault_plan import ROOT
 from benchmarks.fault_ray import RayCluster, kill_users_of
 from benchmarks.tcp_proxy import TcpProxy
 from tests.postgres import USER, PostgresServer, postgres_server
@@ -73,9 +73,9 @@ class Site:
         """A database through the proxy."""
         return f"postgresql://{USER}@127.0.0.1:{self.proxy.port}/{database}"
 
-    def launch(self, database: str, study: str, trials: int, *, own_ray: bool = False) -> Driver:
-        """Gives the launch command. own_ray: with a Ray of its own on one core, as if on another machine."""
-        arguments = [self.url(database), study, str(trials), str(LONGEST_LIST), str(self.place)]
+    def launch(self, database: str, study: str, trials: int, count: int, *, own_ray: bool = False) -> Driver:
+        """Gives the launch command. count: length of its list. own_ray: with a Ray of its own on one core, as if on another machine."""
+        arguments = [self.url(database), study, str(trials), str(count), str(self.place)]
         command = [sys.executable, str(ROOT / "benchmarks" / "fault_launch.py"), *arguments]
         environment = _environment(self.folder)
         if own_ray:

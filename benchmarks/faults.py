@@ -70,7 +70,7 @@ class Suite:
     def _play_several(self) -> None:
         drivers = _SEVERAL[self._studies % len(_SEVERAL)]
         self._clear()
-        session, words = several_drivers(self.site, f"several-{self._studies:03d}", drivers, self.rng)
+        session, words = several_drivers(self.site, f"several-{self._studies:03d}", drivers, self._trials, self.rng)
         self._note("several_drivers", words)
         self._examine(session)
 

@@ -90,6 +90,24 @@ def free_port() -> int:
     return postgres.free_port()
 
 
+# The longest first: two processes share the files, and one that begins a long one last would keep the other waiting.
+_LONGEST = (
+    "test_launch.py",
+    "test_faults.py",
+    "test_detach.py",
+    "test_distributed.py",
+    "test_doctor.py",
+    "test_check.py",
+    "test_database_faults.py",
+    "test_store.py",
+    "test_dispatcher.py",
+    "test_bad_input.py",
+    "test_watchdog.py",
+    "test_logs.py",
+    "test_dashboard.py",
+)
+
+
 def pytest_collection_modifyitems(items):
-    # The longest file first: with two processes, the other one runs all the rest meanwhile.
-    items.sort(key=lambda item: item.path.name != "test_launch.py")
+    order = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))

@@ -16,7 +16,6 @@ from optuna.samplers import RandomSampler
 from trainers.errors import RunError
 from trainers.places import RootPlace
 from tuner import dispatcher as dispatcher_module
-from tuner.delivery import LOG_NAME
 from tuner.dispatcher import STOP_REQUEST, Dispatcher
 from tuner.jobs import EpochDone, TrialDone, TrialFailed
 from tuner.maker import TrialMaker
@@ -26,6 +25,7 @@ from tuner.proposals import ListProposer, Proposal, SearchProposer
 from tuner.sampling import CanonicalSampler, distributions
 from tuner.storage import DatabaseAway, open_storage
 from tuner.store import StudyStore
+from tuner.trial_log import LOG_NAME
 
 PATIENCE_S = 30
 

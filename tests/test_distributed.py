@@ -388,7 +388,7 @@ def test_a_study_whose_gpus_cannot_share_its_batches_is_refused() -> None:
         load_study("digits", ["resources.gpus=2", "training.batch_size=63"])
 
 
-def test_a_worker_keeps_its_ranks_from_trial_to_trial_until_one_fails() -> None:
+def test_a_worker_keeps_its_ranks_from_trial_to_trial_until_one_fails(tmp_path: Path) -> None:
     # Not at the top: the other processes import this file, and Ray takes seconds.
     from tuner.worker import TrialWorker
 
@@ -398,7 +398,7 @@ def test_a_worker_keeps_its_ranks_from_trial_to_trial_until_one_fails() -> None:
     reports, ranks = [], []
     worker = TrialWorker({"job": Job(0, ON_TWO)})
     for number, config in enumerate([ON_TWO, dataclasses.replace(ON_TWO, seed=8), dataclasses.replace(diverging, ranks=2)]):
-        worker.reset_config({"job": Job(number, config)})
+        worker.reset_config({"job": Job(number, dataclasses.replace(config, checkpoint=str(tmp_path / f"root-{number}")))})
         reports.append(worker.step()["report"])
         ranks.append(children())
     assert [type(report) for report in reports] == [TrialDone, TrialDone, TrialFailed]

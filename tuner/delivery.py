@@ -12,9 +12,9 @@ from optuna.trial import TrialState
 from tuner.jobs import Report, TrialDone, TrialFailed
 from tuner.places import root_place
 from tuner.store import ClaimedTrial, StudyStore
+from tuner.trial_log import LOG_NAME
 
 FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
-LOG_NAME: Final = "log.txt"
 # Other drivers may fail and retry the same root trial meanwhile; each turn of this needs such a coincidence.
 _ATTEMPTS: Final = 5
 # How faulthandler, which the watchdog works with, begins what it writes.

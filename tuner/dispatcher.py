@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from optuna.trial import TrialState
@@ -21,14 +21,14 @@ from trainers.errors import RunError
 from tuner.delivery import FINISHED, deliver, last_report
 from tuner.failures import FailureWatch
 from tuner.jobs import EpochDone, Job, Report, TrialDone, TrialFailed
-from tuner.maker import TrialMaker
+from tuner.maker import Running, TrialMaker
 from tuner.pricing import Pricing
 from tuner.records import refused_values
 from tuner.results import front_roots
 from tuner.retention import Retention
 from tuner.source import TrialSource
 from tuner.storage import HEARTBEAT_S, DatabaseAway
-from tuner.store import ClaimedTrial, StudyStore
+from tuner.store import StudyStore
 from tuner.trials import CompletedTrial, FailedTrial, StudyTrials
 
 RECONCILE_S: Final = 30.0
@@ -36,18 +36,6 @@ RECONCILE_S: Final = 30.0
 IDLE_RECONCILE_S: Final = 5.0
 STOP_POLL_S: Final = 2.0
 STOP_REQUEST: Final = "stop_requested"
-
-
-@dataclass(slots=True)
-class Running:
-    """A trial that a worker has. alone: no other trial of this driver has run beside it so far."""
-
-    claimed: ClaimedTrial
-    job: Job
-    started_s: float = field(default_factory=time.monotonic)
-    epoch: int = 0
-    val_accuracy: float | None = None
-    alone: bool = True
 
 
 class Dispatcher:
@@ -150,6 +138,7 @@ class Dispatcher:
             self._tell()
             for trial in [*self._ready, *self.running.values()]:
                 self.store.fail(trial.claimed.number, "interrupted", f"the launch ended: {self.stop_reason or 'no reason given'}")
+            self._retention.look_again()
             self._look_at(self.store.trials())
         except DatabaseAway as error:
             kept = "what has finished is kept beside its checkpoints, and the next launch tells it"
@@ -306,9 +295,9 @@ class Dispatcher:
                 # With nothing under way either, the launch is over.
                 self._exhausted = self._source.exhausted and not self._reports and self.store.running_count() == 0
                 return
-            running = Running(claim.trial, self._maker.job(claim.trial), alone=claim.record is None)
+            running = self._maker.running(claim.trial)
             if claim.record is not None:
-                self._reports.append((running, TrialDone(claim.record)))
+                self._reports.append((replace(running, alone=False), TrialDone(claim.record)))
                 return
             with self._lock:
                 self._ready.append(running)

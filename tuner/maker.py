@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass, field, replace
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
@@ -12,6 +13,18 @@ from tuner.jobs import Job
 from tuner.places import root_path
 from tuner.proposals import Proposer
 from tuner.store import ClaimedTrial
+
+
+@dataclass(slots=True)
+class Running:
+    """A trial that a worker has. alone: no other trial of this driver has run beside it so far."""
+
+    claimed: ClaimedTrial
+    job: Job
+    started_s: float = field(default_factory=time.monotonic)
+    epoch: int = 0
+    val_accuracy: float | None = None
+    alone: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +40,8 @@ class TrialMaker:
     device: str
     open_test: bool = False
 
-    def job(self, claimed: ClaimedTrial) -> Job:
-        """The training of a trial, which all attempts at its root trial share."""
+    def running(self, claimed: ClaimedTrial) -> Running:
+        """A trial of this driver as a worker is to train it; all attempts at a root trial share one training."""
         seed = claimed.seed if claimed.seed is not None else self.spec.seed + claimed.root
         config = self.spec.train_config(
             claimed.params,
@@ -38,4 +51,4 @@ class TrialMaker:
             checkpoint=root_path(self.place, claimed.root),
             root=self.data_root,
         )
-        return Job(claimed.number, replace(config, attempt=claimed.attempt), self.open_test)
+        return Running(claimed, Job(claimed.number, replace(config, attempt=claimed.attempt), self.open_test))

@@ -24,6 +24,10 @@ class Retention:
         self._keep = keep
         self._pruned: set[int] = set()
 
+    def look_again(self) -> None:
+        """Takes nothing for removed any more: a worker that was taken for dead may have written since."""
+        self._pruned.clear()
+
     def prune(self, over: Iterable[int], front: Iterable[int]) -> None:
         """Removes what may go, given the root trials that are over (they have a result or were given up) and those on the front.
 

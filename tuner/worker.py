@@ -100,17 +100,20 @@ class TrialWorker(tune.Trainable):
 
     def _started_log(self) -> TrialLog:
         if self._log is None:
-            config = self._job.config
-            self._log = self._open_log.enter_context(trial_log(RootPlace(str(config.checkpoint)), config.attempt))
+            self._log = self._open_log.enter_context(trial_log(self._place(), self._job.config.attempt))
         return self._log
 
     def _keep(self, record: dict[str, Any]) -> None:
         """Leaves the result beside the checkpoints before anyone is told: driver and database may be gone for long."""
-        config = self._job.config
         try:
-            RootPlace(str(config.checkpoint)).write_result(config.attempt, record)
+            self._place().write_result(self._job.config.attempt, record)
         except OSError as error:
             warnings.warn(f"the result is reported only, because {error}", stacklevel=2)
+
+    def _place(self) -> RootPlace:
+        place = self._job.config.checkpoint
+        assert place is not None, "every job has one"
+        return RootPlace(place)
 
     def _pool_for(self, config: TrainConfig) -> RankPool:
         from trainers.distributed import RankPool
