@@ -26,7 +26,7 @@ demo: install
 
 # Two processes, a file at a time: launches wait a lot, for Ray and for workers that import torch.
 test: install
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	.venv/bin/ruff check .

@@ -143,7 +143,11 @@ def test_a_launch_has_begun_when_it_has_said_something_and_lives(tmp_path, monke
 def test_the_password_is_in_the_environment_only(tmp_path, monkeypatch):
     monkeypatch.setenv("PGPASSWORD", "wrench-0f-secrets")
     process, _ = started("import time; time.sleep(60)", tmp_path)
-    assert b"wrench" in Path(f"/proc/{process.pid}/environ").read_bytes()
+    # Empty while the process is still becoming that of the command.
+    deadline = time.monotonic() + PATIENCE_S
+    while not (environment := Path(f"/proc/{process.pid}/environ").read_bytes()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert b"wrench" in environment
     assert b"wrench" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
     process.kill()
     process.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -24,7 +25,8 @@ from tuner.store import StudyStore
 from tuner.trial_log import LOG_NAME
 
 TUNER = Path(sys.executable).parent / "tuner"
-PASSWORD = "wrench-0f-secrets"
+# Of this run only: another one beside it has its own in its processes.
+PASSWORD = f"wrench-{secrets.token_hex(8)}"
 PATIENCE_S = 240
 # Long enough that a kill lands inside a training, short enough for a test: some seconds a full training.
 KILLED = TINY | {"name": "killed", "dataset": {"name": "digits", "train_images": 640, "val_images": 60}}
@@ -149,6 +151,8 @@ def files_with(secret, *folders):
 def leaks_in_processes(secret, driver):
     """Where the secret shows in /proc. The driver itself was given it in its environment; nobody else may have it there."""
     leaks = []
+    # A process that the driver has just forked is still a copy of it, with its command line.
+    own = Path(f"/proc/{driver}/cmdline").read_bytes()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
@@ -157,7 +161,7 @@ def leaks_in_processes(secret, driver):
         except OSError:
             continue
         leaks += [f"command line of {command!r}"] if secret.encode() in command else []
-        leaks += [f"environment of {command!r}"] if secret.encode() in inherited and int(entry.name) != driver else []
+        leaks += [f"environment of {command!r}"] if secret.encode() in inherited and command != own else []
     return leaks
 
 
