@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,16 +13,19 @@ from functools import partial
 import pytest
 from filled import pricing, record, tiny_spec
 from optuna.samplers import RandomSampler
+from rich.console import Console
 
 from trainers.errors import RunError
 from trainers.places import RootPlace
 from tuner import dispatcher as dispatcher_module
 from tuner.dispatcher import STOP_REQUEST, Dispatcher
+from tuner.display import LaunchDisplay
 from tuner.jobs import EpochDone, TrialDone, TrialFailed
 from tuner.maker import TrialMaker
 from tuner.places import root_place
 from tuner.pricing import FirstBaseline
 from tuner.proposals import ListProposer, Proposal, SearchProposer
+from tuner.results import study_front
 from tuner.sampling import CanonicalSampler, distributions
 from tuner.storage import DatabaseAway, open_storage
 from tuner.store import StudyStore
@@ -442,6 +446,34 @@ def test_a_long_outage_pauses_the_search_and_loses_nothing(store, tmp_path, monk
     assert sum("paused: the database has not answered for 30 s: connection refused" in line for line in lines) == 1
     assert lines.count("the database answers again") == 1
     assert sum(line.startswith(f"trial {first.number} finished") for line in lines) == 1
+
+
+def test_what_a_launch_shows_needs_no_database_while_it_is_away(store, tmp_path, monkeypatch):
+    dispatcher = make(store, tmp_path, trials=3)
+    printed = io.StringIO()
+    display = LaunchDisplay(Console(file=printed, width=200), dispatcher, lambda: study_front(store))
+    whole, calls = type(store)._retried, []
+
+    def away(self, call):
+        calls.append(call)
+        raise DatabaseAway("the database has not answered for 30 s: connection refused")
+
+    with display.showing(), started(dispatcher):
+        job = taken(dispatcher, "a")
+        monkeypatch.setattr(type(store), "_retried", away)
+        wait_until(lambda: "paused: the database has not answered" in printed.getvalue())
+        wait_until(lambda: len(calls) > 5)
+        assert dispatcher.stop_reason is None
+        monkeypatch.setattr(type(store), "_retried", whole)
+        wait_until(lambda: "the database answers again" in printed.getvalue())
+        dispatcher.trial_done("a", good(store, job))
+        wait_until(lambda: "[1/3] trial 0 finished" in printed.getvalue())
+        dispatcher.request_stop("the test is over")
+
+
+def test_time_left_is_that_of_this_launch(store, tmp_path):
+    drive(store, make(store, tmp_path, trials=3), lambda n, job: good(store, job))
+    assert make(store, tmp_path, trials=6).finished == 3
 
 
 def test_what_is_finished_while_the_database_is_away_is_told_by_the_next_launch(store, tmp_path, monkeypatch):

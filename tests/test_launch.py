@@ -148,11 +148,12 @@ def files_with(secret, *folders):
     return found.stdout.split()
 
 
-def leaks_in_processes(secret, driver):
-    """Where the secret shows in /proc. The driver itself was given it in its environment; nobody else may have it there."""
+def leaks_in_processes(secret, own):
+    """Where the secret shows in /proc. The driver was given it in its environment; no process with another command line may have it there.
+
+    A process that the driver has just forked is still a copy of it, with its command line, ``own``.
+    """
     leaks = []
-    # A process that the driver has just forked is still a copy of it, with its command line.
-    own = Path(f"/proc/{driver}/cmdline").read_bytes()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
@@ -175,10 +176,13 @@ def test_the_password_stays_in_the_driver(place, monkeypatch):
         temporary = place / "temporary"
         temporary.mkdir()
         process = start("launch", "tiny.yaml", "--trials", 4, cwd=place, TMPDIR=str(temporary), RAY_TMPDIR=ray_folder)
+        # The kernel shows the command line of a process only some time after it has begun, and no longer once it has ended.
+        wait_for(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes(), process)
+        own = Path(f"/proc/{process.pid}/cmdline").read_bytes()
         # All the while: calibration, git, workers and their ranks come and go.
         leaks, looked, deadline = set(), 0, time.monotonic() + PATIENCE_S
         while process.poll() is None and time.monotonic() < deadline:
-            leaks |= {*leaks_in_processes(PASSWORD, process.pid), *files_with(PASSWORD, "/dev/shm")}
+            leaks |= {*leaks_in_processes(PASSWORD, own), *files_with(PASSWORD, "/dev/shm")}
             looked += 1
             time.sleep(0.5)
         output = ended(process)

@@ -57,7 +57,7 @@ def test_a_step_that_does_not_fit_names_the_batch_that_would(small_memory):
 
 @pytest.mark.parametrize("fields", [{"accumulate": 4}, {"batch_size": 8}])
 def test_the_advice_is_true(small_memory, fields):
-    train(dataclasses.replace(CONFIG, **fields))
+    assert len(train(dataclasses.replace(CONFIG, **fields)).curve) == CONFIG.epochs
 
 
 def test_micro_batches_that_are_still_too_large_are_made_smaller(small_memory):

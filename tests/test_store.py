@@ -716,19 +716,6 @@ class TestRetries:
         assert [(trial.number, trial.root, trial.attempt) for trial in store.trials().running] == [(4, 3, 2), (5, 1, 2), (6, 0, 2)]
         assert [trial.number for trial in store.trials().failed] == [0, 1, 3]
 
-    def test_no_attempt_begins_beside_one_that_runs_or_has_a_result(self, store):
-        """As for a driver that has read the trials before another one made its attempt."""
-        create(store)
-        store.fail(0, "interrupted", "the test ended it")
-        [retry] = store.retries()
-        store.claim_retry(retry, DISTRIBUTIONS)
-        later = dataclasses.replace(retry, attempt=3)
-        assert store.claim_retry(later, DISTRIBUTIONS) is None
-        store.complete(1, VALUES, {})
-        assert store.claim_retry(later, DISTRIBUTIONS) is None
-        create(store)
-        assert store.claim_retry(dataclasses.replace(retry, root=2), DISTRIBUTIONS) is None
-
     def test_roots_whose_numbers_begin_alike(self, store):
         """Root 1 must not be taken for root 11."""
         for _ in range(12):

@@ -61,13 +61,13 @@ class Dispatcher:
         self._failures = FailureWatch()
         self._retention = Retention(maker.place, store.spec.checkpoints.keep)
         self._source = TrialSource(store, maker, trials)
-        self._database_is_away = False
+        self.is_paused = False
         self._error: BaseException | None = None
         self._exhausted = False
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._due: dict[str, float] = {}
-        self.finished = 0
+        self.finished = store.finished_count()
 
     # Called in Ray's event loop: never wait here.
 
@@ -161,12 +161,12 @@ class Dispatcher:
             self._wait_for_events()
             self._tell()
         except DatabaseAway as error:
-            if not self._database_is_away:
-                self._database_is_away = True
+            if not self.is_paused:
+                self.is_paused = True
                 self.on_event(f"paused: {error}; what is being trained goes on, and its results are kept beside its checkpoints")
             return
-        if self._database_is_away:
-            self._database_is_away = False
+        if self.is_paused:
+            self.is_paused = False
             self.on_event("the database answers again")
 
     def _beat(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from rich.console import Console, Group
@@ -16,6 +16,7 @@ from rich.text import Text
 from tuner.describe import describe_schedule, describe_training, printable
 from tuner.dispatcher import Dispatcher
 from tuner.front import StudyFront, hypervolume
+from tuner.storage import DatabaseAway
 
 _LAST_LINES: Final = 6
 _REFRESHES_A_SECOND: Final = 2
@@ -45,13 +46,19 @@ class LaunchDisplay:
 
     def _note(self, line: str) -> None:
         line = printable(line)
+        # Whoever says that the database is away must not wait for it, nor end because of it.
+        if not self._dispatcher.is_paused:
+            with suppress(DatabaseAway):
+                self._summarise()
+        self._lines = [*self._lines, line][-_LAST_LINES:]
+        if not self._console.is_terminal:
+            self._console.print(Text(f"[{self._dispatcher.finished}/{self._dispatcher.trials}] {line}{self._time_left()}"), soft_wrap=True)
+
+    def _summarise(self) -> None:
         results = self._results()
         volume = hypervolume(results.completed, results.objectives)
         shown = "" if volume is None else f", hypervolume {volume:.4f}"
         self._summary = f"{self._dispatcher.finished} of {self._dispatcher.trials} trials, {len(results.front)} on the front{shown}"
-        self._lines = [*self._lines, line][-_LAST_LINES:]
-        if not self._console.is_terminal:
-            self._console.print(Text(f"[{self._dispatcher.finished}/{self._dispatcher.trials}] {line}{self._time_left()}"), soft_wrap=True)
 
     def _time_left(self) -> str:
         done = self._dispatcher.finished - self._first_finished
