@@ -1,7 +1,7 @@
 """Breaks a study in every way we know, again and again, and shows that nothing that finished is lost and nothing is counted twice.
 
     python -m benchmarks.faults --quick --seed 1     # seven faults within four minutes
-    python -m benchmarks.faults --seed 1             # 200 faults, hours; writes results/faults.json
+    python -m benchmarks.faults --seed 1             # 200 faults, hours; writes results/faults.json after each study
 
 A real Ray cluster, a real PostgreSQL behind a proxy, real trainings of a fixed list of configurations. Seeded faults strike at random
 moments, and the launch command is simply given again. When a study's list is finished, every configuration must be finished exactly once,
@@ -16,6 +16,8 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -42,9 +44,15 @@ _SEVERAL: Final = (2, 8, 3, 2, 4)
 
 
 class Suite:
-    """Plays faults one after the other. struck: kind, words and second of each. trials: of a study; all asked for at once, or in parts."""
+    """Plays faults one after the other. struck: kind, words and second of each. trials: of a study; all asked for at once, or in parts.
 
-    def __init__(self, site: Site, *, seed: int, trials: int, in_parts: bool = False) -> None:
+    on_examined: called when a study is finished and was examined.
+    """
+
+    def __init__(
+        self, site: Site, *, seed: int, trials: int, in_parts: bool = False, on_examined: Callable[[Suite], None] = lambda suite: None
+    ) -> None:
+        self._on_examined = on_examined
         self.site, self.reference, self._trials, self._in_parts = site, Reference(trials, site.folder), trials, in_parts
         site.at_end.callback(self.reference.close)
         self.rng = random.Random(seed)
@@ -54,6 +62,11 @@ class Suite:
         self._studies = 0
         site.server.create_database(_DATABASE)
         site.ray.wait_for_head()
+
+    @property
+    def seconds(self) -> float:
+        """Since the suite began."""
+        return time.monotonic() - self._started_s
 
     def play(self, kinds: list[str]) -> None:
         """Every fault of the list. A new study begins where one is full; between two studies several drivers share one."""
@@ -114,6 +127,7 @@ class Suite:
         self._say(f"{session.study} is finished: {summary(self.struck, self.totals)}")
         for words in (*self.totals.differences, *self.totals.problems):
             self._say(f"WRONG: {words}")
+        self._on_examined(self)
 
     def _clear(self) -> None:
         """The configurations are the same in every study."""
@@ -122,11 +136,11 @@ class Suite:
                 file.unlink()
 
     def _note(self, kind: str, words: str) -> None:
-        self.struck.append({"kind": kind, "what": words, "second": round(time.monotonic() - self._started_s, 1)})
+        self.struck.append({"kind": kind, "what": words, "second": round(self.seconds, 1)})
         self._say(f"  {kind}: {words}")
 
     def _say(self, words: str) -> None:
-        print(f"[{time.monotonic() - self._started_s:6.1f} s] {words}", flush=True)
+        print(f"[{self.seconds:6.1f} s] {words}", flush=True)
 
 
 def summary(struck: list[dict[str, Any]], totals: Totals) -> str:
@@ -144,13 +158,16 @@ def main() -> None:
     # So that what was started is ended here, too.
     signal.signal(signal.SIGTERM, _interrupted)
     quick = arguments.quick
-    started_s = time.monotonic()
     with fault_site(cpus=2 if quick else 1) as site:
-        suite = Suite(site, seed=arguments.seed, trials=_QUICK_LIST if quick else _LIST, in_parts=not quick)
-        if not quick:
+        if quick:
+            suite = Suite(site, seed=arguments.seed, trials=_QUICK_LIST)
+            suite.play(list(QUICK))
+        else:
             site.ray.start_node()
-        suite.play(list(QUICK) if quick else _long_plan(arguments.faults, arguments.seed))
-    _report(suite, arguments, time.monotonic() - started_s)
+            # An interrupted run has the studies that were finished before.
+            suite = Suite(site, seed=arguments.seed, trials=_LIST, in_parts=True, on_examined=partial(_write, arguments=arguments))
+            suite.play(_long_plan(arguments.faults, arguments.seed))
+    _show(suite)
     print(summary(suite.struck, suite.totals), flush=True)
     sys.exit(0 if suite.totals.holds else 1)
 
@@ -162,26 +179,28 @@ def _long_plan(faults: int, seed: int) -> list[str]:
     return plan[:faults]
 
 
-def _report(suite: Suite, arguments: argparse.Namespace, seconds: float) -> None:
-    import torch
-
-    from benchmarks.evidence import provenance, write_result
-
-    totals, kinds = suite.totals, Counter(fault["kind"] for fault in suite.struck)
-    for kind, count in sorted(kinds.items()):
+def _show(suite: Suite) -> None:
+    totals = suite.totals
+    for kind, count in sorted(Counter(fault["kind"] for fault in suite.struck).items()):
         print(f"  {kind:22} {count:4}")
     share = totals.steps_twice / max(1, totals.steps)
     same = "yes" if not totals.differences else "NO"
     print(f"bit-same: {same}; steps trained twice: {totals.steps_twice} of {totals.steps} ({share:.1%}); launches: {totals.launches}")
     for words in (*totals.differences, *totals.problems):
         print(f"WRONG: {words}")
-    if arguments.quick:
-        return
+
+
+def _write(suite: Suite, arguments: argparse.Namespace) -> None:
+    import torch
+
+    from benchmarks.evidence import provenance, write_result
+
+    totals = suite.totals
     content = {
         **provenance(torch.device("cpu")),
         "seed": arguments.seed,
         "faults": len(suite.struck),
-        "faults_by_kind": dict(sorted(kinds.items())),
+        "faults_by_kind": dict(sorted(Counter(fault["kind"] for fault in suite.struck).items())),
         **{
             name: getattr(totals, name) for name in ("trials", "attempts", "launches", "lost", "doubled", "zombies", "steps", "steps_twice")
         },
@@ -189,10 +208,10 @@ def _report(suite: Suite, arguments: argparse.Namespace, seconds: float) -> None
         "differences": totals.differences,
         "problems": totals.problems,
         "disk_full_by": "a small tmpfs" if suite.site.has_disk else "RLIMIT_FSIZE",
-        "seconds": round(seconds, 1),
+        "seconds": round(suite.seconds, 1),
         "each": suite.struck,
     }
-    print(write_result("faults", content))
+    write_result("faults", content)
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
