@@ -23,12 +23,13 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.record_files import Line, PartialTable, read_lines, write_table
-from benchmarks.record_plan import TABLES, Planned, TablePlan, kind_name, planned_trainings
+from benchmarks.record_files import Line, PartialTable, read_lines
+from benchmarks.record_plan import TABLES, Planned, TablePlan, planned_trainings
 from studies.rules import parse_duration
 from studies.space import TRAINING_FIELDS, possible_steps
 from trainers.environment import training_environment
 from trainers.errors import DownsampleTunerError, InputError, NonFiniteLossError
+from tuner.replay.table import kind_name, parse_table, write_table
 
 FOLDER: Final = Path(__file__).parent / "tables"
 
@@ -112,6 +113,8 @@ def pack(plan: TablePlan, folder: Path) -> Path:
     if unpriced:
         raise InputError(f"{_cost_path(plan, folder)} has no price for {', '.join(sorted(unpriced))}, it must: calibrate again")
     path = folder / f"{plan.name}.jsonl.gz"
+    # Nothing is packed that couldn't be read again.
+    parse_table([header, *whole])
     write_table(path, header, whole)
     print(f"{len(whole)} trainings are in {path}, {len(lines) - len(whole)} whose loss became infinite are not")
     return path

@@ -1,9 +1,8 @@
-"""A recorded table on disk: lines of trainings while it grows, one compressed file when it is handed on."""
+"""A recorded table while it grows: lines of trainings on disk. The compressed file that it becomes is tuner.replay.table's."""
 
 from __future__ import annotations
 
 import fcntl
-import gzip
 import json
 import os
 from collections.abc import Iterator
@@ -73,13 +72,6 @@ class PartialTable:
 def read_lines(path: Path) -> list[Line]:
     """The lines of a partial table, none where there is no file; InputError where one before the last is torn."""
     return _intact(path)[0]
-
-
-def write_table(path: Path, header: Line, lines: list[Line]) -> None:
-    """Writes header and lines, gzipped; the same content gives the same bytes."""
-    text = "".join(json.dumps(line) + "\n" for line in [header, *lines])
-    with path.open("wb") as file, gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
-        packed.write(text.encode())
 
 
 def _intact(path: Path) -> tuple[list[Line], int]:

@@ -13,7 +13,6 @@ from scipy.stats import qmc
 from studies import StudySpec, load_study
 from studies.domains import Choice, Domain, Range, Value
 from studies.space import TRAINING_FIELDS, canonical_params
-from trainers.schedule import Step
 
 # Every fifth configuration is at full resolution: as large a share as the rivals of a launched study have.
 FULL_RESOLUTION_EVERY: Final = 5
@@ -82,11 +81,6 @@ def configurations(plan: TablePlan) -> list[dict[str, Value]]:
     full = itertools.chain(starts, (starts[0] | training for training in trainings))
     chosen = (next(full if number % FULL_RESOLUTION_EVERY == 0 else reduced) for number in range(plan.configurations))
     return [canonical_params(space, params) for params in chosen]
-
-
-def kind_name(step: Step) -> str:
-    """ "<side>/<kernel>/<batches>", as tables name kinds of step; `trainers.cost.parse_step` reads it."""
-    return f"{step.side_px}/{step.kernel}/{step.batches}"
 
 
 def _seeds_of(plan: TablePlan, number: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final, Literal
 from urllib.parse import parse_qsl, urlsplit
 
@@ -78,6 +79,15 @@ def check_objectives(what: str, value: object) -> None:
         check_name(what, name, tuple(OBJECTIVES))
         if value.count(name) > 1:
             raise InputError(f"{what} is {shown(value)}, it must list {name!r} only once")
+
+
+def check_sampler(what: str, value: str, objectives: Sequence[str]) -> None:
+    """known_cost computes relative_time and models val_accuracy; it takes these two only, in any order."""
+    if value == "known_cost" and sorted(objectives) != ["relative_time", "val_accuracy"]:
+        asked = ", ".join(objectives)
+        raise InputError(
+            f"{what} is 'known_cost', it needs the objectives relative_time and val_accuracy, not {asked}, for which 'tpe' is there"
+        )
 
 
 def check_timeout(what: str, value: object) -> None:

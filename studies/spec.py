@@ -27,6 +27,7 @@ from studies.rules import (
     check_gpus,
     check_model,
     check_objectives,
+    check_sampler,
     check_storage,
     check_study_name,
     check_timeout,
@@ -57,7 +58,7 @@ __all__ = [
 ]
 
 Keep = Literal["running", "front", "all"]
-Sampler = Literal["tpe", "nsga2", "gp", "random", "qmc"]
+Sampler = Literal["tpe", "nsga2", "gp", "random", "qmc", "known_cost"]
 # Marks of a study's start points, all at full resolution.
 StartMark = Literal["baseline", "shorter"]
 
@@ -201,6 +202,14 @@ class StudySpec(BaseModel):
     def _gpus_share_batches(self) -> Self:
         try:
             check_shared_batch("training.batch_size", self.training.batch_size, self.resources.ranks)
+        except InputError as error:
+            raise sentence_error(error) from None
+        return self
+
+    @model_validator(mode="after")
+    def _sampler_takes_the_objectives(self) -> Self:
+        try:
+            check_sampler("sampler", self.sampler, self.objectives)
         except InputError as error:
             raise sentence_error(error) from None
         return self

@@ -10,9 +10,11 @@ from optuna.storages import RDBStorage
 from studies.spec import StudySpec
 from trainers.cost import CostTable, StepCost, step_name
 from trainers.schedule import Step
+from tuner.distributions import distributions
 from tuner.pricing import Pricing
 from tuner.proposals import Ledger, Proposal, SearchProposer
-from tuner.sampling import CanonicalSampler, distributions
+from tuner.samplers.plan_cost import PlanCost
+from tuner.sampling import CanonicalSampler
 from tuner.store import StudyStore
 
 TINY: dict[str, Any] = {
@@ -52,6 +54,12 @@ def pricing(spec: StudySpec) -> Pricing:
     """Made-up round costs: 100 ms a full step, a quarter for half the side, a fifth with pooled kernels."""
     table = CostTable({"device": "a made-up one"}, 100.0, COSTS, 25, 0.0)
     return Pricing(spec.objectives, table, {"a made-up one": table}, spec.training.epochs * STEPS_PER_EPOCH, "0123456789ab")
+
+
+def plan_cost(spec: StudySpec) -> PlanCost:
+    """What points cost by the same prices."""
+    relative = {step: cost.relative for step, cost in COSTS.items()}
+    return PlanCost(spec.search, relative, STEPS_PER_EPOCH, spec.training.epochs * STEPS_PER_EPOCH)
 
 
 def record(spec: StudySpec, params: dict[str, Any], seed: int, val_accuracy: float) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import tuner.train
 from studies.files import load_study
 from trainers.errors import InputError
 from tuner.cli import app, main
-from tuner.sampling import distributions
+from tuner.distributions import distributions
 from tuner.storage import open_storage
 
 TUNER = Path(sys.executable).parent / "tuner"

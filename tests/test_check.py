@@ -19,12 +19,13 @@ from trainers.places import RESULT_NAME
 from tuner import rows
 from tuner import store as store_module
 from tuner.check import check_study
+from tuner.distributions import distributions
 from tuner.launch import ASKED
 from tuner.owner import this_owner
 from tuner.places import CHECKPOINTS, root_place
 from tuner.repair import repair, show_check
 from tuner.results import front_roots
-from tuner.sampling import CanonicalSampler, distributions
+from tuner.sampling import CanonicalSampler
 from tuner.snapshot import Snapshot
 from tuner.storage import GRACE_S, open_storage
 from tuner.store import StudyStore

@@ -18,7 +18,22 @@ from tuner.cli import app
 from tuner.storage import open_storage
 
 TUNER = Path(sys.executable).parent / "tuner"
-COMMANDS = ["launch", "status", "export", "best", "stop", "dashboard", "train", "cost", "confirm", "delete", "logs", "doctor", "check"]
+COMMANDS = [
+    "launch",
+    "status",
+    "export",
+    "best",
+    "stop",
+    "dashboard",
+    "train",
+    "cost",
+    "confirm",
+    "delete",
+    "logs",
+    "doctor",
+    "check",
+    "record",
+]
 
 
 def tuner(*arguments, cwd, **environment):

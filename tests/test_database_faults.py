@@ -22,7 +22,7 @@ from trainers.errors import RunError
 from tuner import connections
 from tuner import storage as storage_module
 from tuner.connections import unpooled_engine
-from tuner.sampling import distributions
+from tuner.distributions import distributions
 from tuner.storage import DatabaseAway, holds_studies, is_transient, open_storage, with_retries
 from tuner.store import StudyStore
 

@@ -20,13 +20,14 @@ from trainers.places import RootPlace
 from tuner import dispatcher as dispatcher_module
 from tuner.dispatcher import STOP_REQUEST, Dispatcher
 from tuner.display import LaunchDisplay
+from tuner.distributions import distributions
 from tuner.jobs import EpochDone, TrialDone, TrialFailed
 from tuner.maker import TrialMaker
 from tuner.places import root_place
 from tuner.pricing import FirstBaseline
 from tuner.proposals import ListProposer, Proposal, SearchProposer
 from tuner.results import study_front
-from tuner.sampling import CanonicalSampler, distributions
+from tuner.sampling import CanonicalSampler
 from tuner.storage import DatabaseAway, open_storage
 from tuner.store import StudyStore
 from tuner.trial_log import LOG_NAME

@@ -21,9 +21,9 @@ from tuner.catalog import SPEC
 from tuner.cli import main
 from tuner.describe import printable
 from tuner.display import LaunchDisplay, calibration_progress
+from tuner.distributions import distributions
 from tuner.export import render, write_export
 from tuner.results import study_front
-from tuner.sampling import distributions
 from tuner.storage import open_storage
 
 MARKUP = "<img src=x onerror=alert(1)></script><script>alert(1)</script> [red]x[/blue] '; DROP TABLE trials; -- $(touch x) `touch x`"

@@ -20,8 +20,8 @@ from optuna.trial import TrialState
 from trainers.errors import InputError, RunError
 from trainers.places import RootPlace
 from tuner.cli import app
+from tuner.distributions import distributions
 from tuner.logs import Tail
-from tuner.sampling import distributions
 from tuner.storage import open_storage
 from tuner.trial_log import LOG_NAME, MAX_BYTES, trial_log
 

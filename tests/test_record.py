@@ -20,11 +20,12 @@ from scipy.stats import kstest
 
 from benchmarks.record import calibrate_table, pack, record
 from benchmarks.record_files import PartialTable, read_lines
-from benchmarks.record_plan import TABLES, Planned, TablePlan, configurations, kind_name, planned_trainings
+from benchmarks.record_plan import TABLES, Planned, TablePlan, configurations, planned_trainings
 from studies.space import canonical_params
 from trainers.cost import CostTable, StepCost, parse_step
 from trainers.errors import InputError, NoisyTimingError
 from trainers.schedule import Step
+from tuner.replay.table import kind_name, read_table
 
 FIELDS = {
     *("policy", "frequency", "scale", "kernel", "batch_norm", "window_start", "window_length", "growth"),
@@ -312,6 +313,20 @@ def test_packing_twice_gives_the_same_bytes(tmp_path: Path, recorded: Path) -> N
     assert (header["table"], header["model"], header["dataset"], header["device"]) == ("tiny", "cifar_resnet8", "digits", "abacus")
     assert header["reference"] == [1.1, 0.9]
     assert header["space"]["scale"] == {"low": 0.5, "high": 0.75, "step": 0.25}
+
+
+def test_a_packed_table_can_be_replayed(tmp_path: Path, recorded: Path) -> None:
+    copied(recorded, tmp_path)
+    write_prices(tmp_path, {Step(side, kernel) for side in (16, 20, 24, 28, 32) for kernel in ("full", "pooled")})
+    table = read_table(pack(TINY, tmp_path))
+    lines = read_lines(path_of(recorded))
+    assert [(one.params, one.seed, list(one.curve), one.train_s) for one in table.trainings] == [
+        (line["params"], line["seed"], line["curve"], line["train_s"]) for line in lines
+    ]
+    assert [one.counts for one in table.trainings] == [table.plan(one.params, one.seed).counts() for one in table.trainings]
+    assert table.spec.search == TINY.spec.search
+    assert table.spec.baseline_params() == TINY.spec.baseline_params()
+    assert table.relative_time(table.trainings[0].counts) == 1.0
 
 
 def test_a_training_that_diverged_is_not_packed(tmp_path: Path, recorded: Path) -> None:

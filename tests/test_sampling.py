@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from filled import filled_store, pricing, record, tiny_spec
+from filled import filled_store, plan_cost, pricing, record, tiny_spec
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.search_space import intersection_search_space
 
 from studies.space import SCHEDULE_FIELDS
+from tuner.distributions import distributions
 from tuner.proposals import Ledger, Proposal, SearchProposer
-from tuner.sampling import build_sampler, distributions
+from tuner.sampling import build_sampler
 from tuner.storage import open_storage
 from tuner.store import StudyStore
 
-SAMPLERS = ["tpe", "nsga2", "gp", "random", "qmc"]
+SAMPLERS = ["tpe", "nsga2", "gp", "random", "qmc", "known_cost"]
 
 
 @pytest.fixture
@@ -42,10 +43,10 @@ def test_domains_become_distributions():
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_searches_all_fields_jointly_although_rivals_lack_a_schedule(storage, name):
-    store = filled_store(storage, 12)
+    store = filled_store(storage, 12, sampler=name, seed=1)
     spec = store.spec
     assert sum(trial.rival is not None for trial in store.trials().completed) >= 3
-    sampler = build_sampler(name, spec.search, seed=1, launch_number=store.launch_number())
+    sampler = build_sampler(spec, plan_cost(spec), store.launch_number())
     for _ in range(3):
         tell(store, spec, ask(store, spec, sampler))
     trials = store.study.get_trials(deepcopy=False)
@@ -57,9 +58,9 @@ def test_every_sampler_searches_all_fields_jointly_although_rivals_lack_a_schedu
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_full_resolution_is_always_written_the_same_way(storage, name):
-    spec = tiny_spec()
+    spec = tiny_spec(sampler=name, seed=2)
     store = StudyStore.create_or_continue(storage, spec)
-    sampler = build_sampler(name, spec.search, seed=2, launch_number=0)
+    sampler = build_sampler(spec, plan_cost(spec), 0)
     for number in range(12):
         claimed = ask(store, spec, sampler, {"frequency": 0.0} if number % 2 else {})
         if claimed.params["frequency"] == 0:
@@ -74,9 +75,9 @@ def test_full_resolution_is_always_written_the_same_way(storage, name):
 def test_the_next_launch_does_not_draw_the_first_launch_again(tmp_path, name):
     first = []
     for launch_number in (0, 0, 5):
-        spec = tiny_spec()
+        spec = tiny_spec(sampler=name, seed=3)
         store = StudyStore.create_or_continue(open_storage(f"sqlite:///{tmp_path / f'{len(first)}.db'}"), spec)
-        sampler = build_sampler(name, spec.search, seed=3, launch_number=launch_number)
+        sampler = build_sampler(spec, plan_cost(spec), launch_number)
         first.append([ask(store, spec, sampler).params for _ in range(3)])
     assert first[0] == first[1]
     assert first[0] != first[2]

@@ -30,8 +30,9 @@ from trainers.errors import InputError
 from tuner import owner as owner_module
 from tuner import rows
 from tuner import store as store_module
+from tuner.distributions import distributions
 from tuner.owner import is_dead, this_owner
-from tuner.sampling import build_sampler, distributions
+from tuner.sampling import build_sampler
 from tuner.storage import GRACE_S, DatabaseAway, open_storage, resolve_url
 from tuner.store import MAX_LOST, StudyStore
 from tuner.trials import CompletedTrial, StudyTrials
@@ -220,9 +221,9 @@ class TestCreate:
         assert claimed.params["lr"] == 0.2
         assert claimed.params == SPEC.search.complete({name: frozen(store, 0).params[name] for name in DISTRIBUTIONS})
 
-    @pytest.mark.parametrize("name", ["tpe", "nsga2", "gp", "random", "qmc"])
+    @pytest.mark.parametrize("name", ["tpe", "nsga2", "gp", "random", "qmc", "known_cost"])
     def test_every_sampler(self, store, name):
-        sampler = build_sampler(name, SPEC.search, seed=1, launch_number=0)
+        sampler = build_sampler(SPEC.model_copy(update={"sampler": name, "seed": 1}), lambda params: 0.5 + params["frequency"], 0)
         for _ in range(3):
             claimed = store.create_trial(fixed={}, distributions=DISTRIBUTIONS, sampler=sampler, rival=None)
             SPEC.search.complete(claimed.params)

@@ -246,6 +246,18 @@ def confirm(
 
 
 @app.command()
+def record(
+    study: Study,
+    storage: Storage = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="By default <study>.jsonl.gz.")] = None,
+) -> None:
+    """Writes a study as a table that searches can be replayed on."""
+    from tuner.replay.record import record_study
+
+    record_study(study, storage, out)
+
+
+@app.command()
 def delete(
     study: Study, storage: Storage = None, yes: Annotated[bool, typer.Option("--yes", help="Needed: nothing brings it back.")] = False
 ) -> None:

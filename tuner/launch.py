@@ -29,6 +29,7 @@ from tuner.cluster import ray_cluster
 from tuner.describe import printable
 from tuner.dispatcher import STOP_REQUEST, Dispatcher
 from tuner.display import LaunchDisplay, calibration_progress, waiting
+from tuner.distributions import distributions
 from tuner.doctor import check_here, check_nodes, raise_problems, warnings_in
 from tuner.maker import TrialMaker
 from tuner.node_checks import Finding
@@ -37,7 +38,8 @@ from tuner.pricing import FirstBaseline, Pricing
 from tuner.proposals import Proposer, SearchProposer
 from tuner.provenance import code_commit
 from tuner.results import study_front
-from tuner.sampling import build_sampler, distributions
+from tuner.samplers.plan_cost import PlanCost
+from tuner.sampling import build_sampler
 from tuner.store import StudyStore
 from tuner.timing import data_root, device_kinds, study_timing, trial_device
 
@@ -91,7 +93,7 @@ def launch(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: 
         maker = TrialMaker(
             spec=spec,
             proposer=proposer or SearchProposer(spec),
-            sampler=build_sampler(spec.sampler, spec.search, seed=spec.seed, launch_number=store.launch_number()),
+            sampler=build_sampler(spec, _plan_cost(spec, pricing), store.launch_number()),
             distributions=distributions(spec.search),
             place=place,
             data_root=data_root(spec),
@@ -126,6 +128,11 @@ def _pricing(store: StudyStore, spec: StudySpec, options: LaunchOptions, console
         commit=code_commit(),
         baseline=FirstBaseline(lambda: store.trials().completed),
     )
+
+
+def _plan_cost(spec: StudySpec, pricing: Pricing) -> PlanCost:
+    relative = {step: cost.relative for step, cost in pricing.reference.costs.items()}
+    return PlanCost(spec.search, relative, pricing.baseline_steps // spec.training.epochs, pricing.baseline_steps)
 
 
 def _run_trials(dispatcher: Dispatcher, spec: StudySpec) -> None:

@@ -20,11 +20,11 @@ from tuner.check_disk import read_files
 from tuner.commands import open_study
 from tuner.delivery import deliver
 from tuner.describe import printable
+from tuner.distributions import distributions
 from tuner.places import CHECKPOINTS, root_place
 from tuner.provenance import code_commit
 from tuner.records import refused_values
 from tuner.rows import transaction
-from tuner.sampling import distributions
 from tuner.snapshot import Kind, Snapshot, Violation
 from tuner.storage import with_retries
 from tuner.store import StudyStore

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
@@ -66,6 +67,18 @@ def insert_trial(storage: RDBStorage, study_id: int, template: FrozenTrial, *, w
         trial: Any = storage._get_prepared_new_trial(study_id, template, session)
         session.add(models.TrialHeartbeatModel(trial_id=trial.trial_id, heartbeat=_database_time(session)))
         return trial.trial_id, trial.number
+
+
+def set_params(storage: RDBStorage, trial_id: int, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> None:
+    """Writes the parameters of a RUNNING trial at once: each alone is a transaction of Optuna's. Safe to repeat."""
+    written = models.TrialParamModel
+    with transaction(storage) as session:
+        trial: Any = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+        storage.check_trial_is_updatable(trial_id, trial.state)
+        present = set(session.scalars(select(written.param_name).where(written.trial_id == trial_id)))
+        for name in params.keys() - present:
+            value, kind = distributions[name].to_internal_repr(params[name]), distribution_to_json(distributions[name])
+            session.add(written(trial_id=trial_id, param_name=name, param_value=value, distribution_json=kind))
 
 
 def end_trial(

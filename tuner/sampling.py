@@ -1,36 +1,40 @@
-"""The search space in Optuna's terms, and the samplers that propose from it."""
+"""The samplers that a study file may name."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from studies.space import Choice, Range, SearchSpace, canonical_params
+from studies.space import SearchSpace, canonical_params
+from studies.spec import StudySpec
+from tuner.distributions import distributions
 
 
-def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """Every field that has a choice, in the space's order (frequency first). Fixed fields are no parameters."""
-    return {name: _distribution(domain) for name, domain in space.searched.items()}
+def build_sampler(spec: StudySpec, cost: Callable[[Mapping[str, Any]], float], launch_number: int) -> BaseSampler:
+    """The sampler that a study names, proposing canonical points only.
 
-
-def build_sampler(name: str, space: SearchSpace, *, seed: int, launch_number: int) -> BaseSampler:
-    """The sampler that a study file names, proposing canonical points only.
-
-    launch_number: mixed into the seed, because the sampler of the next launch, or of another driver now, would repeat the same draws.
+    cost: relative time of a point, known before it is trained. launch_number: mixed into the seed, because the sampler of the next
+    launch, or of another driver now, would repeat the same draws.
     """
+    if spec.sampler == "known_cost":
+        # Only this one needs scipy and Optuna's Gaussian process, which take a while to load.
+        from tuner.samplers.known_cost import KnownCostSampler
+
+        # Canonical by itself; a trial's number is part of its draws, so that another launch needs no other seed.
+        return KnownCostSampler(spec.search, cost, spec.seed, spec.objectives)
     with warnings.catch_warnings():
         # Optuna calls QMC experimental, which is no news to who asked for it by name.
         warnings.simplefilter("ignore", ExperimentalWarning)
         # NumPy takes no seed of more than 32 bits.
-        return CanonicalSampler(_base_sampler(name, seed, (seed * 1_000_003 + launch_number) % 2**32), space)
+        return CanonicalSampler(_base_sampler(spec.sampler, spec.seed, (spec.seed * 1_000_003 + launch_number) % 2**32), spec.search)
 
 
 def _base_sampler(name: str, study_seed: int, launch_seed: int) -> BaseSampler:
@@ -48,12 +52,15 @@ def _base_sampler(name: str, study_seed: int, launch_seed: int) -> BaseSampler:
             return optuna.samplers.RandomSampler(seed=launch_seed)
 
 
-def _distribution(domain: Choice | Range) -> BaseDistribution:
-    if isinstance(domain, Choice):
-        return CategoricalDistribution(domain.values)
-    if isinstance(domain.low, int) and isinstance(domain.high, int) and isinstance(domain.step, int | None):
-        return IntDistribution(domain.low, domain.high, log=domain.log, step=domain.step or 1)
-    return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
+def chosen_params(study: Study, trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """What the study's sampler proposes for a trial, fixed parameters as they are; as `optuna.Trial` asks it, but nothing is written."""
+    study.sampler.before_trial(study, trial)
+    joint = study.sampler.infer_relative_search_space(study, trial)
+    decided = study.sampler.sample_relative(study, trial, joint) | trial.system_attrs.get("fixed_params", {})
+    for name, distribution in distributions.items():
+        if name not in decided:
+            decided[name] = study.sampler.sample_independent(study, trial, name, distribution)
+    return {name: decided[name] for name in distributions}
 
 
 class CanonicalSampler(BaseSampler):

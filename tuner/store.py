@@ -21,6 +21,7 @@ from tuner import rows
 from tuner.catalog import SPEC, found_or_made, specs
 from tuner.owner import is_dead, this_owner
 from tuner.records import CURVE, MAX_LOST, RECORD, ClaimedTrial, Retry, TrialReader, plain, refused_values
+from tuner.sampling import chosen_params
 from tuner.storage import GRACE_S, DatabaseAway, with_retries
 from tuner.trials import Rival, StudyTrials
 
@@ -244,17 +245,15 @@ class StudyStore:
             self._unanswered.discard(claim)
 
     def _sample(self, number: int, trial_id: int, distributions: Mapping[str, BaseDistribution], sampler: BaseSampler) -> None:
-        """What Study.ask does with a trial of its own making; one that the sampler can't decide fails."""
+        """Lets the sampler decide what is open; a trial that it can't decide fails."""
         try:
             with self._asking:
                 self.study.sampler = sampler
                 # Else the sampler would see the other trials, pending ones included, as they were at the last ask.
                 self.study._thread_local.cached_all_trials = None
-                # Optuna's cache refuses parameters of a trial that it has not read.
-                self._frozen_trials()
-                trial = self._retried(lambda: optuna.Trial(self.study, trial_id))
-                for name, distribution in distributions.items():
-                    self._retried(partial(trial._suggest, name, distribution))
+                trial = self._retried(lambda: self.storage.get_trial(trial_id))
+                params = self._retried(lambda: chosen_params(self.study, trial, distributions))
+                self._retried(lambda: rows.set_params(self.storage, trial_id, params, distributions))
         except DatabaseAway:
             raise  # given back once the database answers again
         except BaseException as error:

@@ -1,0 +1,1 @@
+"""Samplers of our own, on Optuna's interface."""
