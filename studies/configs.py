@@ -11,7 +11,7 @@ from typing import Any, Final
 # every gain that is stated against them.
 RIVAL_FRAC: Final = 0.2
 
-# Top-level keys that say what a trial's value means. Sampler, budget, resources, checkpoints, seed and storage only say how
+# Top-level keys that say what a trial's value means. Sampler, stopper, budget, resources, checkpoints, seed and storage only say how
 # the search goes on.
 MEANING_KEYS: Final = ("dataset", "model", "training", "search", "objectives")
 

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from studies.sentences import shown
-from trainers.checks import check_name, check_number
+from trainers.checks import check_integer, check_name, check_number
 from trainers.errors import InputError
 
 Direction = Literal["minimize", "maximize"]
@@ -81,13 +81,18 @@ def check_objectives(what: str, value: object) -> None:
             raise InputError(f"{what} is {shown(value)}, it must list {name!r} only once")
 
 
-def check_sampler(what: str, value: str, objectives: Sequence[str]) -> None:
-    """known_cost computes relative_time and models val_accuracy; it takes these two only, in any order."""
-    if value == "known_cost" and sorted(objectives) != ["relative_time", "val_accuracy"]:
+def check_patience(what: str, value: object) -> None:
+    """A number of trials, or None for no such rule."""
+    if value is not None:
+        check_integer(what, value, lowest=1)
+
+
+def check_both_known(what: str, value: object, objectives: Sequence[str], instead: str = "") -> None:
+    """For what takes relative_time and val_accuracy, in any order, and no other objectives. instead: what else there is for others."""
+    if sorted(objectives) != ["relative_time", "val_accuracy"]:
         asked = ", ".join(objectives)
-        raise InputError(
-            f"{what} is 'known_cost', it needs the objectives relative_time and val_accuracy, not {asked}, for which 'tpe' is there"
-        )
+        other = f", for which {instead!r} is there" if instead else ""
+        raise InputError(f"{what} is {shown(value)}, it needs the objectives relative_time and val_accuracy, not {asked}{other}")
 
 
 def check_timeout(what: str, value: object) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -23,11 +24,12 @@ from studies.domains import Value
 from studies.rules import (
     OBJECTIVES,
     Direction,
+    check_both_known,
     check_folder,
     check_gpus,
     check_model,
     check_objectives,
-    check_sampler,
+    check_patience,
     check_storage,
     check_study_name,
     check_timeout,
@@ -36,6 +38,7 @@ from studies.rules import (
 )
 from studies.sentences import MAPPING_RULE, first_sentence, rule_error, ruled, sentence_error, shown, unknown_key
 from studies.space import FIELDS, SearchSpace, canonical_params, parse_space
+from studies.stopper import StopperChoice, named_stopper
 from trainers.checks import check_integer, check_name
 from trainers.config import Augmentation, DataConfig, LrCurve, Optimizer, Precision, TrainConfig, check_shared_batch
 from trainers.errors import InputError
@@ -145,17 +148,28 @@ class Training(BaseModel):
 
 
 class Budget(BaseModel):
-    """How much a study may spend. trials: finished ones, rivals included. timeout: of one launch."""
+    """How much a study may spend. trials: finished ones, rivals included. timeout: of one launch.
+
+    accelerator_time: that finished trials may have held their devices, in all. patience: ends the search when the last so many finished
+    trials have not raised the hypervolume beyond its noise.
+    """
 
     model_config = _FROZEN
 
     trials: Annotated[int, ruled(partial(check_integer, lowest=1))] = 50
     timeout: Annotated[str | None, ruled(check_timeout)] = None
+    accelerator_time: Annotated[str | None, ruled(check_timeout)] = None
+    patience: Annotated[int | None, ruled(check_patience)] = None
 
     @property
     def timeout_s(self) -> int | None:
         """The timeout in seconds."""
         return None if self.timeout is None else parse_duration(self.timeout)
+
+    @property
+    def accelerator_time_s(self) -> int | None:
+        """The accelerator time in seconds."""
+        return None if self.accelerator_time is None else parse_duration(self.accelerator_time)
 
 
 class Resources(BaseModel):
@@ -192,6 +206,7 @@ class StudySpec(BaseModel):
     search: Annotated[SearchSpace, PlainValidator(_parse_search), PlainSerializer(SearchSpace.to_json_dict)]
     objectives: Annotated[tuple[str, ...], ruled(check_objectives)] = ("relative_time", "val_accuracy")
     sampler: Annotated[Sampler, ruled(partial(check_name, names=get_args(Sampler)))] = "tpe"
+    stopper: Annotated[StopperChoice, BeforeValidator(named_stopper)] = Field(default_factory=StopperChoice)
     budget: Budget = Field(default_factory=Budget)
     resources: Resources = Field(default_factory=Resources)
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
@@ -207,9 +222,14 @@ class StudySpec(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _sampler_takes_the_objectives(self) -> Self:
+    def _search_takes_the_objectives(self) -> Self:
         try:
-            check_sampler("sampler", self.sampler, self.objectives)
+            if self.sampler == "known_cost":
+                check_both_known("sampler", self.sampler, self.objectives, instead="tpe")
+            if self.stopper.name != "none":
+                check_both_known("stopper", self.stopper.name, self.objectives, instead="none")
+            if self.budget.patience is not None:
+                check_both_known("budget.patience", self.budget.patience, self.objectives)
         except InputError as error:
             raise sentence_error(error) from None
         return self
@@ -276,6 +296,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "dataset": tuple(field.name for field in dataclasses.fields(DataConfig)),
     "training": tuple(Training.model_fields),
     "search": FIELDS,
+    "stopper": tuple(StopperChoice.model_fields),
     "budget": tuple(Budget.model_fields),
     "resources": tuple(Resources.model_fields),
     "checkpoints": tuple(Checkpoints.model_fields),

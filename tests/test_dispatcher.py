@@ -28,6 +28,7 @@ from tuner.pricing import FirstBaseline
 from tuner.proposals import ListProposer, Proposal, SearchProposer
 from tuner.results import study_front
 from tuner.sampling import CanonicalSampler
+from tuner.stop_rules import StopRules
 from tuner.storage import DatabaseAway, open_storage
 from tuner.store import StudyStore
 from tuner.trial_log import LOG_NAME
@@ -40,7 +41,7 @@ def store(storage_url):
     return StudyStore.create_or_continue(open_storage(storage_url), tiny_spec())
 
 
-def make(store, tmp_path, trials, slots=2, proposer=None, deadline_s=None):
+def make(store, tmp_path, trials, slots=2, proposer=None, deadline_s=None, stopper=None, rules=None):
     spec = store.spec
     maker = TrialMaker(
         spec=spec,
@@ -52,7 +53,7 @@ def make(store, tmp_path, trials, slots=2, proposer=None, deadline_s=None):
         device="cpu",
     )
     priced = dataclasses.replace(pricing(spec), baseline=FirstBaseline(lambda: store.trials().completed))
-    return Dispatcher(store, maker, priced, trials=trials, slots=slots, deadline_s=deadline_s)
+    return Dispatcher(store, maker, priced, trials=trials, slots=slots, deadline_s=deadline_s, stopper=stopper, rules=rules)
 
 
 @contextmanager
@@ -191,7 +192,7 @@ def test_what_runs_at_a_stop_is_given_back_and_trained_by_the_next_launch(store,
     with started(dispatcher):
         first, second = taken(dispatcher, "a"), taken(dispatcher, "b")
         dispatcher.trial_done("a", good(store, first))
-        dispatcher.epoch_done("b", EpochDone(1, 0.3, 2.0))
+        dispatcher.epoch_done("b", EpochDone((0.3,), 2.0, {}, "a made-up one"))
         dispatcher.request_stop("the test asks for it")
         assert taken(dispatcher, "c") is None
     trials = store.trials()
@@ -222,6 +223,24 @@ def test_a_deadline_ends_the_launch(store, tmp_path):
     with started(dispatcher):
         assert taken(dispatcher, "a") is None
     assert dispatcher.stop_reason == "its time is over"
+
+
+def test_a_rule_of_the_budget_ends_the_launch(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatcher_module, "RULES_S", 0.1)
+    rules = StopRules(tiny_spec(budget={"trials": 9, "accelerator_time": "1s"}))
+    dispatcher = make(store, tmp_path, trials=9, rules=rules)
+    with started(dispatcher):
+        job = taken(dispatcher, "a")
+        time.sleep(0.5)
+        assert dispatcher.stop_reason is None
+        # Its record says 2.31 s.
+        dispatcher.trial_done("a", good(store, job))
+        deadline = time.monotonic() + PATIENCE_S
+        while dispatcher.stop_reason is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert dispatcher.stop_reason == "its 1s of accelerator time are used (2.31 s)"
+    assert dispatcher.enough
+    assert store.trials().running == []
 
 
 def test_no_more_is_under_way_than_is_wanted(store, tmp_path):

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filled import TINY
@@ -30,11 +31,18 @@ PASSWORD = f"wrench-{secrets.token_hex(8)}"
 PATIENCE_S = 240
 # Long enough that a kill lands inside a training, short enough for a test: some seconds a full training.
 KILLED = TINY | {"name": "killed", "dataset": {"name": "digits", "train_images": 640, "val_images": 60}}
+# With such learning rates nothing is learned; ten epochs are long enough to be reported on.
+HOPELESS: dict[str, Any] = KILLED | {
+    "name": "hopeless",
+    "training": {"epochs": 10, "batch_size": 32, "lr": 0.05, "weight_decay": 5e-4},
+    "search": {"frequency": [0.0, 0.25], "scale": 0.5, "epochs": [4, 6, 10], "lr": [1e-6, 2e-6, 3e-6, 0.05]},
+    "stopper": {"name": "dominance", "confidence": 0.8},
+}
 
 
 @pytest.fixture
 def place(tmp_path):
-    for study in (TINY, KILLED):
+    for study in (TINY, KILLED, HOPELESS):
         (tmp_path / f"{study['name']}.yaml").write_text(safe_dump(study))
     return tmp_path
 
@@ -141,6 +149,34 @@ def test_tuner_stop_ends_a_launch(place):
     assert process.returncode == 0, output
     assert "tuner stop asked for it" in output
     assert store.trials().running == []
+
+
+def test_hopeless_trials_are_stopped_early(place):
+    process = start("launch", "hopeless.yaml", "--trials", 11, cwd=place)
+    output = ended(process)
+    assert process.returncode == 0, output
+    assert "11 of 11 trials are finished" in output
+    store = stored(f"sqlite:///{place / 'tuner.db'}", "hopeless")
+    trials = store.trials()
+    assert trials.running == trials.failed == []
+    assert len(trials.completed) + len(trials.pruned) == store.trial_count() == 11
+    stopped = {trial.number for trial in trials.pruned}
+    assert stopped
+    assert all(trial.params["lr"] < 0.01 for trial in trials.pruned)
+    for trial in trials.pruned:
+        assert 0 < len(trial.curve) < trial.params["epochs"]
+        assert max(trial.curve) < 0.3
+        assert f"trial {trial.number} stopped after {len(trial.curve)} of {trial.params['epochs']} epochs: with 80.0 % confidence" in output
+        assert root_place(str(next(place.glob("runs/*"))), trial.root).checkpoints() == []
+    records = [trial.user_attrs["record"] for trial in store.study.get_trials() if trial.number in stopped]
+    # 640 images are 20 steps an epoch.
+    assert all(sum(record["counts"].values()) == 20 * record["stopped"]["epoch"] for record in records)
+    assert all(record["seconds"]["train"] > 0 and record["stopped"]["expected"] < 0.5 for record in records)
+    assert stopped.isdisjoint(trial.number for trial in study_front(store).front)
+    checked = subprocess.run([TUNER, "check", "hopeless"], cwd=place, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+    status = subprocess.run([TUNER, "status", "hopeless"], cwd=place, capture_output=True, text=True, check=True).stdout
+    assert f"{11 - len(stopped)} completed, {len(stopped)} stopped early, 0 running" in status
 
 
 def files_with(secret, *folders):

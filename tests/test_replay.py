@@ -36,6 +36,7 @@ from tuner.replay.surrogate import Surrogate
 from tuner.replay.table import parse_table, read_table, write_table
 from tuner.results import study_front
 from tuner.sampling import CanonicalSampler, build_sampler
+from tuner.stoppers import Stop
 from tuner.storage import open_storage
 from tuner.store import StudyStore
 from tuner.timing import COST_TABLES, DATASET_FACTS
@@ -308,7 +309,7 @@ class Watching:
 
     def decide(self, trial, epoch, curve, times):
         self.asked.append((trial.number, epoch, tuple(curve), tuple(round(time, 9) for time in times)))
-        return (trial.number, epoch) in self.stops
+        return Stop("it was told to", 0.7) if (trial.number, epoch) in self.stops else None
 
 
 def test_a_stopper_is_asked_at_the_end_of_every_epoch(hand):
@@ -344,7 +345,8 @@ def test_a_stopped_trial_costs_what_it_used_and_is_no_point(hand, tmp_path):
     pruned = [trial for trial in store.study.trials if trial.state == TrialState.PRUNED]
     assert [(trial.number, trial.user_attrs["curve"], trial.values) for trial in pruned] == [(0, [0.5, 0.6], None), (3, [0.5], None)]
     assert [trial.number for trial in study_front(store).front] == [2, 1]
-    assert store.trials().pruned == 2
+    assert [trial.curve for trial in store.trials().pruned] == [[0.5, 0.6], [0.5]]
+    assert pruned[0].user_attrs["record"]["stopped"] == {"epoch": 2, "reason": "it was told to", "expected": 0.7}
 
 
 def test_trials_stopped_at_random_are_never_on_the_front(made_up, tmp_path):

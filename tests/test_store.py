@@ -389,7 +389,7 @@ class TestEnds:
         assert store.complete(0, VALUES, RECORD) is True
         rest = {name: value for name, value in RECORD.items() if name != "note"}
         expected = CompletedTrial(number=0, root=0, attempt=1, params=WHOLE_POINT, values=VALUES, rival=None, **rest)
-        assert StudyStore.load(storage, "small").trials() == StudyTrials([expected], 0, [], [])
+        assert StudyStore.load(storage, "small").trials() == StudyTrials([expected], [], [], [])
         assert frozen(store, 0).values == [0.5, 0.75]
         assert frozen(store, 0).user_attrs["curve"] == [0.5, 0.75]
         assert frozen(store, 0).intermediate_values == {}
@@ -461,7 +461,7 @@ class TestEnds:
         create(store)
         assert store.prune(0, RECORD) is True
         trials = store.trials()
-        assert (trials.completed, trials.pruned, trials.finished) == ([], 1, 1)
+        assert (trials.completed, [trial.curve for trial in trials.pruned], trials.finished) == ([], [[0.5, 0.75]], 1)
         assert store.finished_count() == 1
         assert frozen(store, 0).state == TrialState.PRUNED
         assert frozen(store, 0).values is None
@@ -527,7 +527,7 @@ class TestOtherPrograms:
         assert (completed.curve, completed.counts, completed.device, completed.rival) == ([], {}, "", None)
         assert [(failed.number, failed.kind) for failed in trials.failed] == [(1, "error"), (2, "error")]
         assert [running.owner for running in trials.running] == [{}]
-        assert trials.pruned == 1
+        assert [(pruned.number, pruned.curve) for pruned in trials.pruned] == [(5, [])]
         assert store.retries() == []
 
     def test_a_running_trial_without_an_owner_has_the_grace(self, store, storage):

@@ -534,7 +534,9 @@ def test_meaning_differences_are_readable_lines():
 
 def test_only_what_changes_a_values_meaning_is_compared():
     old = StudySpec.from_json_dict(MINIMAL)
-    new = spec_with(sampler="gp", budget={"trials": 9}, resources={"cpus": 2}, seed=5, storage="sqlite:///other.db", name="other")
+    new = spec_with(
+        sampler="gp", stopper="dominance", budget={"trials": 9}, resources={"cpus": 2}, seed=5, storage="sqlite:///other.db", name="other"
+    )
     assert meaning_differences(old.to_json_dict(), new.to_json_dict()) == []
     changes = {
         "dataset": {"name": "digits", "split_seed": 1},

@@ -66,8 +66,14 @@ def launch(
     checkpoints: Checkpoints = None,
     accept_noisy_timing: AcceptNoisy = False,
     detach: Annotated[bool, typer.Option("--detach", help="Returns once it has begun; it goes on when this terminal is closed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only prints the space, what it costs, and how far the budget goes.")] = False,
 ) -> None:
     """Runs a study, or continues it where it was left."""
+    if dry_run:
+        from tuner.commands import dry_run_study
+
+        dry_run_study(study, storage, trials, timeout, overrides or [])
+        return
     if detach:
         from tuner.detach import launch_detached
 

@@ -64,8 +64,18 @@ def launch_study(
         console.print(front_table(results))
     console.print(f"{outcome.finished} of {wanted} trials are finished")
     if outcome.stop_reason is not None:
-        console.print(Text(printable(f"stopped, because {outcome.stop_reason}; give the same command again to go on")), soft_wrap=True)
+        go_on = "raise that rule of its budget to go on" if outcome.enough else "give the same command again to go on"
+        console.print(Text(printable(f"stopped, because {outcome.stop_reason}; {go_on}")), soft_wrap=True)
         sys.exit({INTERRUPTED: 130, TERMINATED: 143}.get(outcome.stop_reason, 0))
+
+
+def dry_run_study(reference: str, storage: str | None, trials: int | None, timeout: str | None, overrides: Sequence[str]) -> None:
+    """`tuner launch --dry-run`."""
+    from tuner.dry_run import show_dry_run
+
+    spec = spec_to_launch(reference, storage, overrides)
+    timeout_s = spec.budget.timeout_s if timeout is None else parse_duration(timeout)
+    show_dry_run(spec, database_url(storage, spec.storage), trials or spec.budget.trials, timeout_s, Console())
 
 
 def spec_to_launch(reference: str, storage: str | None, overrides: Sequence[str]) -> StudySpec:
@@ -197,7 +207,7 @@ def _status(store: StudyStore) -> dict[str, Any]:
         "study": store.name,
         "wanted": stored_spec(store).budget.trials,
         "completed": len(trials.completed),
-        "pruned": trials.pruned,
+        "pruned": len(trials.pruned),
         "running": [{"number": trial.number, "attempt": trial.attempt, "owner": trial.owner} for trial in trials.running],
         "failed": [{"number": trial.number, "kind": trial.kind, "reason": trial.reason} for trial in trials.failed],
         "front": [trial.number for trial in results.front],

@@ -19,7 +19,7 @@ from trainers.cost import CostTable, step_name
 from trainers.environment import training_environment
 from trainers.errors import InputError, RunError
 from trainers.schedule import Schedule, Step
-from tuner.describe import describe_schedule, describe_share
+from tuner.describe import describe_duration, describe_schedule, describe_share
 
 
 class ImageSet(NamedTuple):
@@ -196,12 +196,6 @@ def _sentences(found: Mapping[str, Any], epochs: int) -> list[str]:
     interval = f"{100 * found['low']:.1f}-{100 * found['high']:.1f} %"
     return [
         f"predicted: {describe_share(found['relative_time'])} of the training time at full resolution ({interval}), "
-        f"{_duration(found['seconds'])} of steps instead of {_duration(found['full_resolution_seconds'])}",
+        f"{describe_duration(found['seconds'])} of steps instead of {describe_duration(found['full_resolution_seconds'])}",
         f"the rival to beat: {found['epochs_in_the_same_time']:.2f} instead of {epochs} epochs at full resolution take the same time",
     ]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

@@ -25,19 +25,19 @@ _FRAME: Final = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<f
 def deliver(
     store: StudyStore,
     claimed: ClaimedTrial,
-    values: Mapping[str, float],
+    values: Mapping[str, float] | None,
     stored: Mapping[str, Any],
     distributions: Mapping[str, BaseDistribution],
     wanted: int,
 ) -> int | None:
-    """Number of the trial that has become COMPLETE with this result; None where none may.
+    """Number of the trial that has become COMPLETE with this result, or PRUNED where there are no values; None where none may.
 
     Usually it is the trial that was trained. Where that was failed as silent meanwhile, it is the attempt that runs now, or a new one:
     the first result of a root trial counts, and only the first.
     """
     number: int | None = claimed.number
     for _ in range(_ATTEMPTS):
-        if number is not None and store.complete(number, values, stored):
+        if number is not None and (store.prune(number, stored) if values is None else store.complete(number, values, stored)):
             return number
         family = store.family(claimed.root)
         if any(state in FINISHED for state in family.values()):

@@ -58,6 +58,13 @@ def describe_share(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
+def describe_duration(seconds: float) -> str:
+    """Seconds in the unit that people would say them in."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+
+
 def schedule_of(trial: CompletedTrial) -> Schedule:
     """The schedule that a trial trained with, its seed included; parameters that are not of the schedule are left out."""
     return _schedule(trial.params, trial.seed)

@@ -7,34 +7,40 @@ a long retry can't make our trials look dead. While the database is away, traini
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from optuna.trial import TrialState
 
 from trainers.errors import RunError
 from tuner.delivery import FINISHED, deliver, last_report
 from tuner.failures import FailureWatch
-from tuner.jobs import EpochDone, Job, Report, TrialDone, TrialFailed
+from tuner.jobs import EpochDone, Job, Report, TrialDone, TrialFailed, TrialStopped
 from tuner.maker import Running, TrialMaker
 from tuner.pricing import Pricing
 from tuner.records import refused_values
+from tuner.reports import Reports
 from tuner.results import front_roots
 from tuner.retention import Retention
 from tuner.source import TrialSource
+from tuner.stop_rules import StopRules
+from tuner.stoppers import Stopper
+from tuner.stopping import Stopping, stopped_line
 from tuner.storage import HEARTBEAT_S, DatabaseAway
 from tuner.store import StudyStore
-from tuner.trials import CompletedTrial, FailedTrial, StudyTrials
+from tuner.trials import StudyTrials
 
 RECONCILE_S: Final = 30.0
 # With nothing to train but what other drivers have, it is time to see whether they still live.
 IDLE_RECONCILE_S: Final = 5.0
 STOP_POLL_S: Final = 2.0
+# Reading a study of 10,000 trials takes a third of a second.
+RULES_S: Final = 5.0
+EVENTS_S: Final = 0.5
 STOP_REQUEST: Final = "stop_requested"
 
 
@@ -42,21 +48,31 @@ class Dispatcher:
     """Hands out jobs and keeps results until `trials` are finished, something asks to stop, or nothing is left to train."""
 
     def __init__(
-        self, store: StudyStore, maker: TrialMaker, pricing: Pricing, *, trials: int, slots: int, deadline_s: float | None
+        self,
+        store: StudyStore,
+        maker: TrialMaker,
+        pricing: Pricing,
+        *,
+        trials: int,
+        slots: int,
+        deadline_s: float | None,
+        stopper: Stopper | None = None,
+        rules: StopRules | None = None,
     ) -> None:
         self.store = store
         self.trials = trials
         self.deadline_s = deadline_s
         self.stop_reason: str | None = None
+        self.enough = False
         self.running: dict[str, Running] = {}
         self.on_event: Callable[[str], None] = lambda line: None
         self._maker = maker
         self._pricing = pricing
+        self._stopping = Stopping(stopper, store.spec, pricing)
+        self._rules = rules
         self.slots = slots
         self._ready: deque[Running] = deque()
-        self._events: queue.SimpleQueue[tuple[Running, Report | None] | None] = queue.SimpleQueue()
-        # Reports whose trials are not told yet: one leaves only when the database has it.
-        self._reports: deque[tuple[Running, Report | None]] = deque()
+        self._reports = Reports()
         self._unwanted: set[str] = set()
         self._failures = FailureWatch()
         self._retention = Retention(maker.place, store.spec.checkpoints.keep)
@@ -82,13 +98,15 @@ class Dispatcher:
             if self.slots > 1 and len(self.running) > 1:
                 for running in self.running.values():
                     running.alone = False
-        self._events.put(None)
+        self._reports.wake()
         return trial.job
 
     def epoch_done(self, tune_id: str, report: EpochDone) -> None:
-        """Notes a running trial's progress for the display."""
+        """Notes a running trial's progress for the display, and whether it is to end early."""
         if running := self.running.get(tune_id):
             running.epoch, running.val_accuracy = report.epoch, report.val_accuracy
+            if self._stopping.judge(running, report):
+                self._unwanted.add(tune_id)
 
     def trial_done(self, tune_id: str, report: Report | None) -> None:
         """A trial's last report; None when its worker died without one."""
@@ -96,18 +114,19 @@ class Dispatcher:
             running = self.running.pop(tune_id, None)
             self._unwanted.discard(tune_id)
         if running is not None:
-            self._events.put((running, report))
+            self._reports.add(running, report)
 
     def is_unwanted(self, tune_id: str) -> bool:
-        """Whether a worker trains what has a result already: another attempt was faster."""
+        """Whether a worker trains what is to end early, or what has a result already: another attempt was faster."""
         return tune_id in self._unwanted
 
     def dropped(self, tune_id: str) -> None:
         """A worker was stopped; what is still wanted stays among the running, for `close` to give back."""
         with self._lock:
-            if tune_id in self._unwanted:
-                self.running.pop(tune_id, None)
-                self._unwanted.discard(tune_id)
+            running = self.running.pop(tune_id, None) if tune_id in self._unwanted else None
+            self._unwanted.discard(tune_id)
+        if running is not None and running.stopped is not None:
+            self._reports.add(running, running.stopped)
 
     @property
     def exhausted(self) -> bool:
@@ -129,7 +148,7 @@ class Dispatcher:
     def close(self) -> None:
         """Tells what has finished, gives back what has not, and raises what went wrong in the threads."""
         self._closing.set()
-        self._events.put(None)
+        self._reports.wake()
         for thread in self._threads:
             thread.join()
         # Whoever showed events may be what failed.
@@ -158,7 +177,7 @@ class Dispatcher:
         try:
             self._housekeeping()
             self._prepare()
-            self._wait_for_events()
+            self._reports.wait(EVENTS_S)
             self._tell()
         except DatabaseAway as error:
             if not self.is_paused:
@@ -179,45 +198,34 @@ class Dispatcher:
                 # The other thread meets the same, and decides; a trial that was failed as silent meanwhile is taken up again.
                 continue
 
-    def _wait_for_events(self) -> None:
-        """Collects what the workers have reported, and waits for it for a while."""
-        try:
-            event = self._events.get(timeout=0.5)
-            while True:
-                if event is not None:
-                    self._reports.append(event)
-                event = self._events.get_nowait()
-        except queue.Empty:
-            return
-
     def _tell(self) -> None:
         """Brings every report into the database. One that the database went away with is told again: telling twice changes nothing."""
-        while not self._events.empty():
-            self._wait_for_events()
-        while self._reports:
-            running, report = self._reports[0]
+        for running, report in self._reports.untold():
             match report or last_report(self._maker.place, running.claimed):
-                case TrialDone(record):
-                    self._complete(running, record)
                 case TrialFailed(reason, may_pass):
                     self._fail(running, "lost" if may_pass else "error", reason)
-            self._reports.popleft()
+                case TrialDone() | TrialStopped() as end:
+                    self._finish(running, end)
 
-    def _complete(self, running: Running, record: dict[str, Any]) -> None:
+    def _finish(self, running: Running, end: TrialDone | TrialStopped) -> None:
         claimed = running.claimed
-        values, priced = self._pricing.values(record, alone=running.alone)
-        if reason := refused_values(self.store.spec.objectives, values):
+        if isinstance(end, TrialStopped):
+            values, stored = None, self._stopping.record(running, end)
+        else:
+            values, stored = self._pricing.values(end.record, alone=running.alone)
+        if values is not None and (reason := refused_values(self.store.spec.objectives, values)):
             self._fail(running, "error", reason)
             return
-        number = deliver(self.store, claimed, values, priced, self._maker.distributions, self.trials)
+        number = deliver(self.store, claimed, values, stored, self._maker.distributions, self.trials)
         self.finished = self.store.finished_count()
         if number is None:
-            self.on_event(
-                f"trial {claimed.number} has finished too late: root trial {claimed.root} has a result, or enough trials have one"
-            )
+            why = f"root trial {claimed.root} has a result, or enough trials have one"
+            self.on_event(f"trial {claimed.number} has finished too late: {why}")
             return
         self._failures.finished()
-        self.on_event(self._pricing.line(number, running.job.config, values, priced))
+        self._stopping.finished(running, stored["curve"])
+        config = running.job.config
+        self.on_event(stopped_line(number, config, stored) if values is None else self._pricing.line(number, config, values, stored))
 
     def _fail(self, running: Running, kind: str, reason: str) -> None:
         claimed = running.claimed
@@ -238,6 +246,9 @@ class Dispatcher:
             self.request_stop("tuner stop asked for it")
         if self._is_due("reconcile", RECONCILE_S):
             self._reconcile()
+        if self._rules is not None and self._is_due("rules", RULES_S) and (reason := self._rules.reason(self.store.trials())):
+            self.enough = True
+            self.request_stop(reason)
 
     def _is_due(self, what: str, every_s: float) -> bool:
         now = time.monotonic()
@@ -252,9 +263,8 @@ class Dispatcher:
 
     def _look_at(self, trials: StudyTrials) -> None:
         self.finished = trials.finished
-        under_way = {trial.root for trial in trials.running} | {retry.root for retry in self.store.retries()}
-        ended: list[CompletedTrial | FailedTrial] = [*trials.completed, *trials.failed]
-        over = {trial.root for trial in ended} - under_way
+        self._stopping.learn(trials)
+        over = trials.ended_roots - {retry.root for retry in self.store.retries()}
         try:
             self._retention.prune(over, front_roots(self.store.spec, trials.completed))
         except OSError as error:
@@ -295,9 +305,9 @@ class Dispatcher:
                 # With nothing under way either, the launch is over.
                 self._exhausted = self._source.exhausted and not self._reports and self.store.running_count() == 0
                 return
-            running = self._maker.running(claim.trial)
+            running = self._stopping.priced(self._maker.running(claim.trial))
             if claim.record is not None:
-                self._reports.append((replace(running, alone=False), TrialDone(claim.record)))
+                self._reports.add(replace(running, alone=False), TrialDone(claim.record))
                 return
             with self._lock:
                 self._ready.append(running)

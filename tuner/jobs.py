@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainers.config import TrainConfig
+from tuner.stoppers import Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,24 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class EpochDone:
-    """A worker's report between two epochs."""
+    """A worker's report between two epochs.
 
-    epoch: int
-    val_accuracy: float
+    curve: validation accuracy after each epoch so far, those of earlier attempts included. seconds: train, data and so on, so far.
+    """
+
+    curve: tuple[float, ...]
     train_loss: float
+    seconds: dict[str, float]
+    device: str
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.curve)
+
+    @property
+    def val_accuracy(self) -> float:
+        return self.curve[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,4 +58,12 @@ class TrialFailed:
     may_pass: bool = False
 
 
-Report = EpochDone | TrialDone | TrialFailed
+@dataclass(frozen=True, slots=True)
+class TrialStopped:
+    """Not a worker's: the end of a trial that the driver has stopped after one of its reports."""
+
+    report: EpochDone
+    stop: Stop
+
+
+Report = EpochDone | TrialDone | TrialFailed | TrialStopped

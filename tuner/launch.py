@@ -40,6 +40,8 @@ from tuner.provenance import code_commit
 from tuner.results import study_front
 from tuner.samplers.plan_cost import PlanCost
 from tuner.sampling import build_sampler
+from tuner.stop_rules import StopRules
+from tuner.stoppers.build import build_stopper
 from tuner.store import StudyStore
 from tuner.timing import data_root, device_kinds, study_timing, trial_device
 
@@ -66,10 +68,11 @@ class LaunchOptions:
 
 @dataclass(frozen=True, slots=True)
 class LaunchOutcome:
-    """How a launch ended. stop_reason: None when the asked number of trials is finished."""
+    """How a launch ended. stop_reason: None when the asked number of trials is finished. enough: a rule of the budget ended it."""
 
     finished: int
     stop_reason: str | None = None
+    enough: bool = False
 
 
 def launch(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: Console, proposer: Proposer | None = None) -> LaunchOutcome:
@@ -85,6 +88,10 @@ def launch(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: 
     store.change_attr(ASKED, lambda kept: max(kept or 0, options.trials) if beside else options.trials)
     if (finished := store.finished_count()) >= options.trials:
         return LaunchOutcome(finished)
+    # What is given by name is trained whatever it costs.
+    rules = StopRules(spec) if proposer is None and StopRules(spec).any else None
+    if rules is not None and (enough := rules.reason(store.trials())) is not None:
+        return LaunchOutcome(finished, enough, enough=True)
     _examine(check_here(spec, store.storage, place, address=options.address), console)
     deadline_s = None if options.timeout_s is None else time.monotonic() + options.timeout_s
     with ray_cluster(options.address, spec, console) as slots:
@@ -100,11 +107,22 @@ def launch(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: 
             device=trial_device(spec),
             open_test=proposer is not None,
         )
-        dispatcher = Dispatcher(store, maker, pricing, trials=options.trials, slots=slots, deadline_s=deadline_s)
+        dispatcher = Dispatcher(
+            store,
+            maker,
+            pricing,
+            trials=options.trials,
+            slots=slots,
+            deadline_s=deadline_s,
+            stopper=build_stopper(spec) if proposer is None else None,
+            rules=rules,
+        )
         display = LaunchDisplay(console, dispatcher, lambda: study_front(store))
         with _stopping_on_signals(dispatcher, console), display.showing():
             _run_trials(dispatcher, spec)
-    return LaunchOutcome(dispatcher.finished, dispatcher.stop_reason if dispatcher.finished < options.trials else None)
+    if dispatcher.finished >= options.trials:
+        return LaunchOutcome(dispatcher.finished)
+    return LaunchOutcome(dispatcher.finished, dispatcher.stop_reason, dispatcher.enough)
 
 
 def _examine(findings: Sequence[Finding], console: Console) -> None:

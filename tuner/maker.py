@@ -9,7 +9,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 
 from studies.spec import StudySpec
-from tuner.jobs import Job
+from tuner.jobs import Job, TrialStopped
 from tuner.places import root_path
 from tuner.proposals import Proposer
 from tuner.store import ClaimedTrial
@@ -17,7 +17,10 @@ from tuner.store import ClaimedTrial
 
 @dataclass(slots=True)
 class Running:
-    """A trial that a worker has. alone: no other trial of this driver has run beside it so far."""
+    """A trial that a worker has. alone: no other trial of this driver has run beside it so far.
+
+    times: relative time after each epoch, empty where no stopper asks. stopped: once it is to end early.
+    """
 
     claimed: ClaimedTrial
     job: Job
@@ -25,6 +28,8 @@ class Running:
     epoch: int = 0
     val_accuracy: float | None = None
     alone: bool = True
+    times: tuple[float, ...] = ()
+    stopped: TrialStopped | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from studies.spec import StudySpec
 from trainers.errors import InputError
 from tuner.rows import ENDED, LINEAGE, OWNER
-from tuner.trials import CompletedTrial, FailedTrial, Rival, RunningTrial, StudyTrials, UnmeasuredTrial
+from tuner.trials import CompletedTrial, FailedTrial, PrunedTrial, Rival, RunningTrial, StudyTrials, UnmeasuredTrial
 
 RECORD: Final = "record"
 CURVE: Final = "curve"
@@ -77,7 +77,7 @@ class TrialReader:
         ]
         return StudyTrials(
             completed=[self._completed(trial) for trial in completed],
-            pruned=sum(trial.state == TrialState.PRUNED for trial in trials),
+            pruned=[self._pruned(trial) for trial in trials if trial.state == TrialState.PRUNED],
             failed=[self._failed(trial) for trial in failed],
             running=[self._running(trial) for trial in trials if trial.state == TrialState.RUNNING],
         )
@@ -158,6 +158,11 @@ class TrialReader:
         kind, reason = self._failure(trial)
         return FailedTrial(**self._unmeasured(trial), kind=kind, reason=reason)
 
+    def _pruned(self, trial: FrozenTrial) -> PrunedTrial:
+        record = _mapping(trial.user_attrs.get(RECORD))
+        seed, seconds = record.get("seed", lineage_of(trial)["seed"]), _mapping(record.get("seconds"))
+        return PrunedTrial(**self._unmeasured(trial) | {"seed": seed, "curve": _curve(trial), "seconds": seconds})
+
     def _completed(self, trial: FrozenTrial) -> CompletedTrial:
         record = _mapping(trial.user_attrs.get(RECORD))
         seed = record.get("seed", lineage_of(trial)["seed"])
@@ -165,7 +170,7 @@ class TrialReader:
             **self._common(trial),
             values=dict(zip(self._spec.objectives, trial.values, strict=True)),
             seed=seed if isinstance(seed, int) else 0,
-            curve=[math.nan if value is None else value for value in trial.user_attrs.get(CURVE) or ()],
+            curve=_curve(trial),
             counts=_mapping(record.get("counts")),
             seconds=_mapping(record.get("seconds")),
             observed_over_calibrated=record.get("observed_over_calibrated"),
@@ -183,6 +188,16 @@ def lineage_of(trial: FrozenTrial) -> dict[str, Any]:
     kept = _mapping(trial.user_attrs.get(LINEAGE))
     lineage = {"root": None, "attempt": 1, "rival": None, "seed": None} | kept
     return lineage | {"root": trial.number if lineage["root"] is None else lineage["root"]}
+
+
+def expected_accuracy(trial: FrozenTrial) -> float | None:
+    """Accuracy that the whole training of a stopped trial was expected to reach; None where its stopper had no idea."""
+    expected = _mapping(_mapping(trial.user_attrs.get(RECORD)).get("stopped")).get("expected")
+    return expected if _is_finite(expected) else None
+
+
+def _curve(trial: FrozenTrial) -> list[float]:
+    return [math.nan if value is None else value for value in trial.user_attrs.get(CURVE) or ()]
 
 
 def _mapping(value: object) -> dict[str, Any]:

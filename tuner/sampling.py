@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from studies.space import SearchSpace, canonical_params
 from studies.spec import StudySpec
 from tuner.distributions import distributions
+from tuner.records import expected_accuracy
 
 
 def build_sampler(spec: StudySpec, cost: Callable[[Mapping[str, Any]], float], launch_number: int) -> BaseSampler:
@@ -29,7 +30,7 @@ def build_sampler(spec: StudySpec, cost: Callable[[Mapping[str, Any]], float], l
         from tuner.samplers.known_cost import KnownCostSampler
 
         # Canonical by itself; a trial's number is part of its draws, so that another launch needs no other seed.
-        return KnownCostSampler(spec.search, cost, spec.seed, spec.objectives)
+        return KnownCostSampler(spec.search, cost, spec.seed, spec.objectives, guess=expected_accuracy)
     with warnings.catch_warnings():
         # Optuna calls QMC experimental, which is no news to who asked for it by name.
         warnings.simplefilter("ignore", ExperimentalWarning)

@@ -29,12 +29,6 @@ class StudySearcher(Searcher):
             return {"job": job}
         return Searcher.FINISHED if self._dispatcher.exhausted else None
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Passes a worker's report on."""
-        report = result["report"]
-        if self._dispatcher is not None and isinstance(report, EpochDone):
-            self._dispatcher.epoch_done(trial_id, report)
-
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Passes a worker's last report on; a trial that Tune stopped at the end of a launch is the dispatcher's to give back."""
         if self._dispatcher is None:
@@ -56,13 +50,21 @@ class StudySearcher(Searcher):
 
 
 class StopWhenAsked(tune.Stopper):
-    """Ends the experiment once the dispatcher has a reason to, and a trial whose result another attempt has told."""
+    """Passes workers' reports on, and ends trials that the dispatcher wants no more: stopped early, or finished by another attempt.
+
+    Ends the experiment, too, once the dispatcher has a reason to.
+    """
 
     def __init__(self, dispatcher: Dispatcher | None = None) -> None:
         self._dispatcher = dispatcher
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self._dispatcher is not None and self._dispatcher.is_unwanted(trial_id)
+        if self._dispatcher is None:
+            return False
+        # Here and not in the searcher: Tune asks its stopper first, and the trial would train on until its next report.
+        if isinstance(report := result.get("report"), EpochDone):
+            self._dispatcher.epoch_done(trial_id, report)
+        return self._dispatcher.is_unwanted(trial_id)
 
     def stop_all(self) -> bool:
         return self._dispatcher is not None and self._dispatcher.stop_reason is not None

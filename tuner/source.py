@@ -39,7 +39,7 @@ class TrialSource:
         self._retries_due = True
         self._ledger = Ledger()
         failed = [trial for trial in trials.failed if trial.kind != "error" or trial.number >= self._first_number]
-        kept: list[UnmeasuredTrial | CompletedTrial] = [*failed, *trials.running, *trials.completed]
+        kept: list[UnmeasuredTrial | CompletedTrial] = [*failed, *trials.running, *trials.pruned, *trials.completed]
         for trial in kept:
             self._ledger.add(trial.root, Proposal(trial.params, trial.rival, trial.seed))
         return trials

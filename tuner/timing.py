@@ -63,6 +63,12 @@ def study_timing(
     return Timing(tables[0], {table.conditions["device"]: table for table in tables}, facts["steps_per_epoch"])
 
 
+def kept_timing(store: StudyStore) -> tuple[CostTable, int] | None:
+    """The table that prices the study's trials, and its steps an epoch; None while it has none."""
+    tables, facts = store.get_attr(COST_TABLES), store.get_attr(DATASET_FACTS)
+    return (CostTable.from_dict(tables[0]), facts["steps_per_epoch"]) if tables and facts else None
+
+
 def _kept_tables(store: StudyStore, new: Sequence[CostTable]) -> list[CostTable]:
     """The study's tables with `new` ones added: several drivers may time at once, and what the first one kept stays the first."""
     added = [table.to_dict() for table in new]

@@ -60,6 +60,17 @@ class FailedTrial(UnmeasuredTrial):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrunedTrial(UnmeasuredTrial):
+    """A trial that was stopped early: what it would have reached is not known. curve: validation accuracy after each epoch so far.
+
+    seconds: as of a CompletedTrial, as far as they are known.
+    """
+
+    curve: list[float]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunningTrial(UnmeasuredTrial):
     """A trial that some driver answers for. owner: host, boot_id, pid, started (the process's start time)."""
 
@@ -71,10 +82,16 @@ class StudyTrials:
     """All trials of a study by what became of them. finished = completed + pruned, the number a budget counts."""
 
     completed: list[CompletedTrial]
-    pruned: int
+    pruned: list[PrunedTrial]
     failed: list[FailedTrial]
     running: list[RunningTrial]
 
     @property
     def finished(self) -> int:
-        return len(self.completed) + self.pruned
+        return len(self.completed) + len(self.pruned)
+
+    @property
+    def ended_roots(self) -> set[int]:
+        """Root trials of which no attempt runs; some that failed may be retried."""
+        ended: list[CompletedTrial | UnmeasuredTrial] = [*self.completed, *self.pruned, *self.failed]
+        return {trial.root for trial in ended} - {trial.root for trial in self.running}

@@ -92,7 +92,7 @@ class TrialWorker(tune.Trainable):
         while not self._training.done:
             epoch = pool.call(self._training.run_epoch)
             if not self._training.done and time.monotonic() >= report_at:
-                return EpochDone(epoch.epoch, epoch.val_accuracy, epoch.train_loss)
+                return _progress(self._training, epoch.train_loss)
         with watchdog:
             record = _record(self._training, self._job)
         self._keep(record)
@@ -130,6 +130,12 @@ def _freeze_what_stays() -> None:
     Once a process: of what a later trial leaves behind, some may still become garbage.
     """
     gc.freeze()
+
+
+def _progress(training: Training, train_loss: float) -> EpochDone:
+    from trainers.device import device_name
+
+    return EpochDone(tuple(training.curve), train_loss, training.seconds(), device_name(training.device))
 
 
 def _record(training: Training, job: Job) -> dict[str, Any]:

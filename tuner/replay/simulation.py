@@ -34,7 +34,7 @@ from tuner.proposals import Proposer, SearchProposer
 from tuner.replay.answers import Answer, Replay
 from tuner.replay.score import Point, Score
 from tuner.source import TrialSource
-from tuner.stoppers import Stopper
+from tuner.stoppers import Stop, Stopper
 from tuner.storage import open_storage
 from tuner.store import ClaimedTrial, StudyStore
 from tuner.urls import masked
@@ -220,14 +220,20 @@ class _Simulation:
 
     def _end_epoch(self, running: _Running) -> None:
         answer, epoch = running.answer, running.epoch
-        stops = self._stopper is not None and self._stopper.decide(running.claimed, epoch, answer.curve[:epoch], self._times(answer))
+        stop = self._stop(running)
         if epoch == len(answer.curve):
             self._complete(running)
-        elif stops:
-            self._prune(running)
+        elif stop is not None:
+            self._prune(running, stop)
         else:
             running.epoch += 1
             self._clock.add(running)
+
+    def _stop(self, running: _Running) -> Stop | None:
+        if self._stopper is None:
+            return None
+        answer, epoch = running.answer, running.epoch
+        return self._stopper.decide(running.claimed, epoch, answer.curve[:epoch], self._times(answer))
 
     def _times(self, answer: Answer) -> tuple[float, ...]:
         return tuple(elapsed_s / self._replay.table.baseline_s for elapsed_s in answer.elapsed_s)
@@ -244,8 +250,8 @@ class _Simulation:
             self._score.add(spent_s, values["relative_time"], values["val_accuracy"], running.answer.mean_accuracy)
         )
 
-    def _prune(self, running: _Running) -> None:
-        self._store.prune(running.claimed.number, self._record(running))
+    def _prune(self, running: _Running, stop: Stop) -> None:
+        self._store.prune(running.claimed.number, self._record(running) | stop.record(running.epoch))
         self._note(running, pruned=True, relative_time=self._times(running.answer)[running.epoch - 1])
 
     def _record(self, running: _Running) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The file is JSON lines compressed with gzip. Its first line says table, model, dataset, device, cost (kind of step -> milliseconds),
 baseline (epochs and steps, from us lr and weight_decay too), space (the key `search` of a study file) and reference (the relative time
 and the error that bound a hypervolume). Every other line is a training: params, seed, curve (validation accuracy after each epoch), counts
-(kind of step -> steps) and train_s. Counts and prices stay apart, so that a table can be priced anew.
+(kind of step -> steps) and, where it is known, train_s. Counts and prices stay apart, so that a table can be priced anew.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["Line", "RecordedTraining", "Table", "kind_name", "parse_table", "rea
 
 Line = Mapping[str, Any]
 _HEADER_KEYS: Final = ("table", "model", "dataset", "device", "cost", "baseline", "space", "reference")
-_TRAINING_KEYS: Final = ("params", "seed", "curve", "counts", "train_s")
+_TRAINING_KEYS: Final = ("params", "seed", "curve", "counts")
 _BASELINE_FIELDS: Final = ("lr", "weight_decay")
 
 
@@ -253,12 +253,12 @@ def _training(table: Table, unit: int, line: Line) -> RecordedTraining:
     _check_keys(line, _TRAINING_KEYS, "a training")
     params = canonical_params(table.spec.search, _mapping("params", line["params"]))
     check_integer("seed", line["seed"], lowest=0)
-    if line["train_s"] is not None:
-        check_number("train_s", line["train_s"])
+    if (train_s := line.get("train_s")) is not None:
+        check_number("train_s", train_s)
     epochs = table.spec.search.complete(params)["epochs"]
     counts = {_kind(name, unit): count for name, count in _mapping("counts", line["counts"]).items()}
     _check_counts(table, counts, epochs)
-    return RecordedTraining(params=params, seed=line["seed"], curve=_curve(line["curve"], epochs), counts=counts, train_s=line["train_s"])
+    return RecordedTraining(params=params, seed=line["seed"], curve=_curve(line["curve"], epochs), counts=counts, train_s=train_s)
 
 
 def _curve(raw: object, epochs: int) -> tuple[float, ...]:

@@ -22,7 +22,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from studies.rules import check_sampler
+from studies.rules import check_both_known
 from studies.space import SearchSpace, canonical_params
 from tuner.distributions import distributions
 from tuner.front import ACCURACY, TIME
@@ -72,7 +72,7 @@ class KnownCostSampler(BaseSampler):
         guess: Guess = lambda trial: None,
         cost_power: float = COST_POWER,
     ) -> None:
-        check_sampler("sampler", "known_cost", objectives)
+        check_both_known("sampler", "known_cost", objectives, instead="tpe")
         pool = Candidates(space, {}).filling(_POOL, np.random.default_rng(0))
         self._space = space
         self._seed = seed

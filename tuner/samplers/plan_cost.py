@@ -53,12 +53,12 @@ def plan_counts(fields: Mapping[str, Any], full_px: int, steps_per_epoch: int) -
     its epochs, but not with its steps.
     """
     batches = fields["epochs"] * steps_per_epoch
-    first, end = _window(fields, batches)
+    first, end = _window(fields["window_start"], fields["window_length"], batches)
     frequency, of = _exact(fields["frequency"]).as_integer_ratio()
     grows = fields["batch_growth"] != "none"
     kernel = step_kernel(fields["kernel"], fields["pooled_layers"])
     reduced: Counter[tuple[int, int]] = Counter()
-    for block in _blocks(fields, end - first, full_px):
+    for block in _blocks(fields["scale"], fields["growth"], fields["side_multiple"], end - first, full_px):
         # Batches gather within an epoch only; where they don't, the whole training is one.
         for epoch, start, stop in _by_epoch(first + block.start, first + block.end, steps_per_epoch if grows else batches):
             # After n steps of the window floor(n * frequency) are reduced.
@@ -72,27 +72,29 @@ def plan_counts(fields: Mapping[str, Any], full_px: int, steps_per_epoch: int) -
     return {step: count for step, count in counts.items() if count}
 
 
-def _window(fields: Mapping[str, Any], batches: int) -> tuple[int, int]:
-    start, length = _exact(fields["window_start"]), _exact(fields["window_length"])
-    first, end = (-(-share.numerator * batches // share.denominator) for share in (start, min(start + length, Fraction(1))))
+# Exact fractions take time, and most of the points that a sampler looks at share their windows and sides.
+@lru_cache(maxsize=4096)
+def _window(start: float, length: float, batches: int) -> tuple[int, int]:
+    ends = (_exact(start), min(_exact(start) + _exact(length), Fraction(1)))
+    first, end = (-(-share.numerator * batches // share.denominator) for share in ends)
     return first, end
 
 
-def _blocks(fields: Mapping[str, Any], steps: int, full_px: int) -> Iterator[_Block]:
+@lru_cache(maxsize=4096)
+def _blocks(scale: float, growth: str, multiple: int, steps: int, full_px: int) -> tuple[_Block, ...]:
     """The window's blocks of one side below the full one, in order."""
-    scale, multiple = _exact(fields["scale"]), fields["side_multiple"]
-    if fields["growth"] == "constant" or scale == 1:
-        if (side_px := round_side(scale, full_px, multiple)) < full_px:
-            yield _Block(0, steps, side_px)
-        return
-    start = 0
-    lowest = round_side(scale, full_px, multiple)
+    exactly = _exact(scale)
+    lowest = round_side(exactly, full_px, multiple)
+    if growth == "constant" or exactly == 1:
+        return (_Block(0, steps, lowest),) if lowest < full_px else ()
+    blocks, start, range_ = [], 0, exactly.denominator - exactly.numerator
     for side_px in range(lowest, full_px, multiple):
         # The first step whose side, halves rounded up, is the next one: scale + (1 - scale) step / steps >= (side + multiple / 2) / full.
-        above, range_ = (2 * side_px + multiple) * scale.denominator - 2 * full_px * scale.numerator, scale.denominator - scale.numerator
+        above = (2 * side_px + multiple) * exactly.denominator - 2 * full_px * exactly.numerator
         end = min(steps, max(start, -(-above * steps // (2 * full_px * range_))))
-        yield _Block(start, end, side_px)
+        blocks.append(_Block(start, end, side_px))
         start = end
+    return tuple(blocks)
 
 
 def _by_epoch(start: int, end: int, length: int) -> Iterator[tuple[int, int, int]]:
