@@ -77,6 +77,11 @@ def true_curve(table: Table, params: dict[str, Any]) -> np.ndarray[Any, Any]:
 
 def made_up_table(configurations: int, seed: int = 0) -> Table:
     """A third of the configurations with two seeds, which differ by SEED_SD."""
+    return parse_table(made_up_lines(configurations, seed))
+
+
+def made_up_lines(configurations: int, seed: int = 0) -> list[dict[str, Any]]:
+    """The same as its file's lines, the header first."""
     full = {"baseline": {"epochs": 6, "steps": 48, "lr": 0.1, "weight_decay": 5e-4}, "space": SPACE, "table": "made-up"}
     sides = {f"{side}/{kernel}/1": 100.0 * (side / 32) ** 2 for side in (16, 20, 24, 28, 32) for kernel in ("full", "pooled")}
     header = {**HEADER, **full, "cost": sides}
@@ -90,7 +95,7 @@ def made_up_table(configurations: int, seed: int = 0) -> Table:
         params = canonical_params(empty.spec.search, drawn)
         for _ in range(2 if number % 3 == 0 else 1):
             lines.append(_made_up_line(empty, params, len(lines), scatter.normal(0, SEED_SD)))
-    return parse_table([header, *lines])
+    return [header, *lines]
 
 
 def _made_up_line(table: Table, params: dict[str, Any], seed: int, scatter: float) -> dict[str, Any]:

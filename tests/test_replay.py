@@ -11,13 +11,14 @@ import subprocess
 import sys
 from collections import Counter
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from filled import filled_store, pricing
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
-from replayed import FULL, HEADER, LINES, MIXED, SEED_SD, SHORT, SMALL, line, made_up_table, true_curve
+from replayed import FULL, HEADER, LINES, MIXED, SEED_SD, SHORT, SMALL, line, made_up_lines, made_up_table, true_curve
 
 import tuner.replay
 from studies.space import canonical_params
@@ -29,6 +30,7 @@ from tuner.replay.answers import Replay
 from tuner.replay.cache import cached_surrogate
 from tuner.replay.features import epoch_features
 from tuner.replay.noise import SeedNoise
+from tuner.replay.prices import completed_prices
 from tuner.replay.record import _largest_error, record_study
 from tuner.replay.score import Point, Score, hypervolumes
 from tuner.replay.simulation import Limits, simulate
@@ -113,7 +115,6 @@ WRONG = {
     r"line 1: search.frequency.low is 0.5": changed(0, space={"frequency": {"low": 0.5, "high": 1.0}}),
     r"line 1: reference is \[1\], it must be a list": changed(0, reference=[1]),
     r"line 1: reference error is 2, it must be a finite number above 0 and at most 1": changed(0, reference=[1, 2]),
-    "line 1: name is 'a b', it must be 1 to 80 letters": changed(0, table="a b"),
     "line 2: curve is missing, a training needs params, seed": changed(1, curve=None),
     r"line 2: curve is \[0.5\], it must be a list of one validation accuracy for each of 4 epochs": changed(1, curve=[0.5]),
     "line 3: validation accuracy is nan": changed(2, curve=[0.1, 0.2, 0.3, math.nan]),
@@ -129,6 +130,57 @@ WRONG = {
     "line 3: params and seed 1 are those of an earlier line": changed(2, seed=1),
     "it has 1 lines, it must have a header": [HEADER],
 }
+
+
+def test_a_table_may_be_called_anything():
+    named = {name: parse_table(changed(0, table=name)).spec.name for name in ("hand", "CIFAR-10 (all images)", "..", "\u00e9t\u00e9")}
+    assert named == {"hand": "hand", "CIFAR-10 (all images)": "CIFAR-10-all-images", "..": "table", "\u00e9t\u00e9": "t"}
+
+
+def test_several_ways_to_write_full_resolution_are_repeats_of_it():
+    """Their fields mean nothing, so they are one configuration; a seed that both were trained with is no mistake."""
+    also = line(FULL | {"kernel": "pooled"}, 1, [0.4, 0.6, 0.7, 0.85], full32=8)
+    table = parse_table([HEADER, *LINES, also])
+    assert len(table.trainings) == len(LINES) + 1
+    assert Replay(table, None).answer(FULL, 5).mean_accuracy == pytest.approx((0.8 + 0.9 + 0.85) / 3)
+
+
+class TestMissingPrices:
+    """Prices of one kernel at 32, 16 and 8 px by hand: between them on a line over the pixels."""
+
+    PRICES: ClassVar = {Step(32, "full"): 100.0, Step(16, "full"): 28.0, Step(8, "full"): 8.0}
+
+    @pytest.mark.parametrize(
+        ("step", "ms"),
+        [
+            # (24 * 24 - 16 * 16) / (32 * 32 - 16 * 16) = 5 / 12 of the way from 28 to 100.
+            (Step(24, "full"), 58.0),
+            # Half of the way to 8 px in its side, a quarter in its pixels.
+            (Step(4, "full"), 2.0),
+            (Step(16, "pooled"), 28.0),
+            (Step(16, "full", 4), 112.0),
+        ],
+    )
+    def test_by_hand(self, step, ms):
+        completed = completed_prices(self.PRICES, [step])
+        assert completed == self.PRICES | {step: pytest.approx(ms)}
+
+    def test_a_kernel_with_a_price_has_its_own_line(self):
+        completed = completed_prices(self.PRICES | {Step(16, "pooled"): 20.0}, [Step(8, "pooled"), Step(24, "pooled")])
+        assert completed[Step(8, "pooled")] == pytest.approx(5.0)
+        assert completed[Step(24, "pooled")] == pytest.approx(20 + 80 * 5 / 12)
+
+    def test_a_search_may_draw_what_has_no_price(self):
+        header, *lines = made_up_lines(60)
+        kept = {name: ms for name, ms in header["cost"].items() if name.startswith(("32", "16", "24"))}
+        lines = [line for line in lines if line["counts"].keys() <= kept.keys()]
+        table = parse_table([header | {"cost": kept}, *lines])
+        outcome = simulate(Replay(table, Surrogate.fitted(table)), sampler(table), Limits(trials=12))
+        assert len(outcome.trials) == 12
+
+    def test_what_was_trained_needs_its_price(self):
+        with pytest.raises(InputError, match="line 5: step kind '16/full/1' has no price"):
+            parse_table(changed(0, cost={"32/full/1": 100.0, "16/pooled/1": 20.0}))
 
 
 @pytest.mark.parametrize("sentence", WRONG)

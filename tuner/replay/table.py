@@ -12,23 +12,25 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import re
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from studies.domains import Value
-from studies.space import canonical_params
+from studies.space import canonical_params, possible_steps
 from studies.spec import StudySpec
 from trainers.checks import check_integer, check_number
 from trainers.config import DATASET_SIDE_PX
-from trainers.cost import CostTable, StepCost, parse_step
+from trainers.cost import CostTable
 from trainers.errors import InputError
 from trainers.schedule import Plan, Schedule, Step
 from trainers.wording import one_line, shown
+from tuner.replay.prices import batch_unit, check_mapping, completed_prices, cost_table, read_prices, step_kind
 from tuner.samplers.plan_cost import PlanCost
 
 __all__ = ["Line", "RecordedTraining", "Table", "kind_name", "parse_table", "read_table", "write_table"]
@@ -136,18 +138,21 @@ def parse_table(lines: Sequence[Line]) -> Table:
         table = _without_trainings(header, trainings)
     except InputError as error:
         raise InputError(f"line 1: {error}") from None
-    unit = _batch_unit(header["cost"])
-    recorded: dict[tuple[Any, ...], RecordedTraining] = {}
+    unit, priced = batch_unit(header["cost"]), read_prices(header["cost"]).keys()
+    recorded: list[RecordedTraining] = []
+    written: set[str] = set()
     for number, line in enumerate(trainings, start=2):
         try:
-            training = _training(table, unit, line)
-            identity = (*training.params.values(), training.seed)
-            if identity in recorded:
+            training = _training(table, unit, priced, line)
+            # As it was written: several ways to write full resolution are one configuration, whose seeds may then be the same.
+            identity = json.dumps([line["params"], training.seed], sort_keys=True)
+            if identity in written:
                 raise InputError(f"params and seed {training.seed} are those of an earlier line, each training must be listed only once")
         except InputError as error:
             raise InputError(f"line {number}: {error}") from None
-        recorded[identity] = training
-    return dataclasses.replace(table, trainings=tuple(recorded.values()), digest=_digest(lines))
+        written.add(identity)
+        recorded.append(training)
+    return dataclasses.replace(table, trainings=tuple(recorded), digest=_digest(lines))
 
 
 def _parsed(number: int, text: str) -> Line:
@@ -169,17 +174,18 @@ def _without_trainings(header: Line, trainings: Sequence[Line]) -> Table:
     for key in ("table", "model", "dataset", "device"):
         if not isinstance(header[key], str):
             raise InputError(f"{key} is {shown(header[key])}, it must be a text")
-    baseline = _mapping("baseline", header["baseline"])
+    baseline = check_mapping("baseline", header["baseline"])
     _check_keys(baseline, ("epochs", "steps"), "baseline")
     check_integer("baseline.epochs", baseline["epochs"], lowest=1)
     check_integer("baseline.steps", baseline["steps"], lowest=1)
     if baseline["steps"] % baseline["epochs"]:
         raise InputError(f"baseline.steps is {baseline['steps']}, it must be a multiple of baseline.epochs = {baseline['epochs']}")
-    costs = _costs(header["cost"], header["device"])
+    prices = read_prices(header["cost"])
+    spec = _spec(header, baseline, max(prices).side_px, trainings)
     return Table(
-        spec=_spec(header, baseline, max(costs.costs).side_px, trainings),
+        spec=spec,
         device=header["device"],
-        costs=costs,
+        costs=cost_table(completed_prices(prices, possible_steps(spec.search, spec.dataset.full_px)), header["device"]),
         steps_per_epoch=baseline["steps"] // baseline["epochs"],
         reference=_reference(header["reference"]),
         trainings=(),
@@ -187,43 +193,22 @@ def _without_trainings(header: Line, trainings: Sequence[Line]) -> Table:
     )
 
 
-def _costs(raw: object, device: str) -> CostTable:
-    unit = _batch_unit(raw)
-    costs = {_kind(name, unit): ms for name, ms in _mapping("cost", raw).items()}
-    full_ms = costs[Step(max(costs).side_px, "full")]
-    relative = {step: ms / full_ms for step, ms in costs.items()}
-    return CostTable({"device": device}, full_ms, {step: StepCost(cost, cost, cost) for step, cost in relative.items()}, 0, None)
-
-
-def _batch_unit(cost: object) -> int:
-    """What a table writes for one batch: 1, or the images of a batch; the step at the full side takes one."""
-    for name, ms in _mapping("cost", cost).items():
-        check_number(f"cost of '{name}'", ms, above=0)
-    steps = [parse_step(name) for name in _mapping("cost", cost)]
-    full = [step for step in steps if step.side_px == max(steps).side_px and step.kernel == "full"]
-    if not full:
-        raise InputError("cost has no step with full kernels at its largest side, it must price the full step")
-    return min(step.batches for step in full)
-
-
-def _kind(name: str, unit: int) -> Step:
-    step = parse_step(name)
-    if step.batches % unit:
-        raise InputError(f"step kind is '{name}', its last number must be a multiple of the full step's, {unit}")
-    return step._replace(batches=step.batches // unit)
-
-
 def _spec(header: Line, baseline: Line, full_px: int, trainings: Sequence[Line]) -> StudySpec:
     known = DATASET_SIDE_PX.get(header["dataset"]) == full_px
     return StudySpec.from_json_dict(
         {
-            "name": header["table"],
+            "name": _study_name(header["table"]),
             "dataset": {"name": header["dataset"]} if known else {"name": "folder", "side_px": full_px},
             "model": header["model"],
             "training": {"epochs": baseline["epochs"], **_baseline_fields(baseline, trainings)},
             "search": header["space"],
         }
     )
+
+
+def _study_name(table: str) -> str:
+    """A table's name as a study may have it: other people's tables may be called anything."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", table).strip("._-")[:80] or "table"
 
 
 def _baseline_fields(baseline: Line, trainings: Sequence[Line]) -> dict[str, Any]:
@@ -249,15 +234,15 @@ def _reference(raw: object) -> tuple[float, float]:
     return float(raw[0]), float(raw[1])
 
 
-def _training(table: Table, unit: int, line: Line) -> RecordedTraining:
+def _training(table: Table, unit: int, priced: Collection[Step], line: Line) -> RecordedTraining:
     _check_keys(line, _TRAINING_KEYS, "a training")
-    params = canonical_params(table.spec.search, _mapping("params", line["params"]))
+    params = canonical_params(table.spec.search, check_mapping("params", line["params"]))
     check_integer("seed", line["seed"], lowest=0)
     if (train_s := line.get("train_s")) is not None:
         check_number("train_s", train_s)
     epochs = table.spec.search.complete(params)["epochs"]
-    counts = {_kind(name, unit): count for name, count in _mapping("counts", line["counts"]).items()}
-    _check_counts(table, counts, epochs)
+    counts = {step_kind(name, unit): count for name, count in check_mapping("counts", line["counts"]).items()}
+    _check_counts(table, priced, counts, epochs)
     return RecordedTraining(params=params, seed=line["seed"], curve=_curve(line["curve"], epochs), counts=counts, train_s=train_s)
 
 
@@ -269,21 +254,15 @@ def _curve(raw: object, epochs: int) -> tuple[float, ...]:
     return tuple(map(float, raw))
 
 
-def _check_counts(table: Table, counts: Mapping[Step, int], epochs: int) -> None:
+def _check_counts(table: Table, priced: Collection[Step], counts: Mapping[Step, int], epochs: int) -> None:
     for step, count in counts.items():
         check_integer(f"count of '{kind_name(step)}'", count, lowest=1)
-        if step not in table.costs.costs:
+        if step not in priced:
             raise InputError(f"step kind '{kind_name(step)}' has no price, cost must have one for every kind")
     batches = sum(step.batches * count for step, count in counts.items())
     if batches != epochs * table.steps_per_epoch:
         expected = f"{epochs * table.steps_per_epoch}, those of {epochs} epochs of {table.steps_per_epoch}"
         raise InputError(f"counts take {batches} batches, they must take {expected}")
-
-
-def _mapping(what: str, raw: object) -> Mapping[str, Any]:
-    if not isinstance(raw, Mapping) or not raw:
-        raise InputError(f"{what} is {shown(raw)}, it must be a mapping that is not empty")
-    return raw
 
 
 def _check_keys(line: Line, keys: Sequence[str], what: str) -> None:
