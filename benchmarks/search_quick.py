@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ def quick(replay: Replay, folder: Path, *, limit_s: float = LIMIT_S, budget: flo
     """Prints the comparison; its last line is `table=<name> budget_ratio=<x.xxx|inf> best_rival=<name>`, which is also returned.
 
     The rivals are the committed lines of this very table, of one worker; where there are none the quick ones are run beside ours. Where
-    `limit_s` cuts rivals short, what all of them reached is the budget of the comparison; a sentence before the last line says so.
+    `limit_s` cuts searches short, what all of them reached is the budget of the comparison; a sentence before the last line says so.
     """
     deadline_s = time.monotonic() + limit_s
     lines = current(Results(folder / f"{replay.table.spec.name}.jsonl").lines(), replay.table, budget)
@@ -53,29 +52,22 @@ def _simulated(replay: Replay, names: Sequence[str], seeds: int, budget: float, 
 
 
 def _line(replay: Replay, run: Run, budget: float, deadline_s: float) -> Line:
-    if methods()[run.method].kind != "rival":
-        # The rivals' final values are needed, of ours only the time until it reaches them.
-        os.nice(5)
     return run_line(replay, methods()[run.method], run, deadline_s=deadline_s, budget=budget)
 
 
 def _last_line(table: str, lines: Sequence[Line], budget: float) -> str:
     by_method = {name: [line for line in lines if line["method"] == name] for name in {line["method"] for line in lines}}
     rivals = {name: found for name, found in by_method.items() if name != "ours"}
-    share = min(line["budget_frac"] for found in rivals.values() for line in found)
-    # What is known of every rival at one time.
+    share = min(line["budget_frac"] for line in lines)
+    # What is known of every search at one time.
     last = max(1, math.floor(share * len(GRID) + 1e-9))
     if share < 1:
-        print(f"the rivals were cut short after {share:.0%} of {budget:g} baseline trainings, which is the budget of this comparison")
+        print(f"searches were cut short after {share:.0%} of {budget:g} baseline trainings, which is the budget of this comparison")
     finals = {name: float(curves(found)[:, last - 1].mean()) for name, found in rivals.items()}
     best = max(sorted(finals), key=lambda name: finals[name])
     ours = curves(by_method["ours"]).mean(axis=0)
-    came = min(line["budget_frac"] for line in by_method["ours"])
-    known = math.floor(came * len(GRID) + 1e-9)
     for name in sorted(finals, key=lambda name: -finals[name]):
         print(f"{name}: hypervolume {finals[name]:.4f}, mean of {len(rivals[name])} seeds")
-    print(f"ours: hypervolume {ours[min(last, max(known, 1)) - 1]:.4f}, mean of {len(by_method['ours'])} seeds")
-    ratio = budget_ratio(np.asarray(ours)[: min(last, known)], finals[best]) / GRID[last - 1]
-    if math.isinf(ratio) and known < last:
-        print(f"ours was cut short after {came:.0%} of {budget:g} baseline trainings; what it would have found later is not known")
+    print(f"ours: hypervolume {ours[last - 1]:.4f}, mean of {len(by_method['ours'])} seeds")
+    ratio = budget_ratio(np.asarray(ours)[:last], finals[best]) / GRID[last - 1]
     return f"table={table} budget_ratio={'inf' if math.isinf(ratio) else f'{ratio:.3f}'} best_rival={best}"

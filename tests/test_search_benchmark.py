@@ -23,7 +23,7 @@ from benchmarks.search import compare, first_table
 from benchmarks.search_learned_cost import LearnedCost
 from benchmarks.search_methods import Task, methods
 from benchmarks.search_peers import PEERS, NotInstalled, peer_sampler
-from benchmarks.search_quick import quick
+from benchmarks.search_quick import _last_line, quick
 from benchmarks.search_report import drawing, section
 from benchmarks.search_runs import Results, Run, run_line
 from benchmarks.search_score import GRID, Choice, band, budget_ratio, chosen, ratio_interval, regret
@@ -259,6 +259,15 @@ def test_a_quick_comparison_takes_the_committed_rivals(replay, tmp_path, capsys)
     last = quick(replay, tmp_path, budget=4, seeds=2)
     assert last == "table=made-up budget_ratio=inf best_rival=qmc"
     assert "rivals: the committed qmc, random; ours on 2 seeds" in capsys.readouterr().out
+
+
+def test_searches_cut_short_are_compared_over_what_all_of_them_reached(capsys):
+    # Ours, cut after half of the budget, reaches after a quarter of it what the rival has after half of it, but not what it has later.
+    rival = {"method": "tpe", "budget_frac": 1.0, "hypervolume": [0.2] * 50 + [0.9] * 50}
+    ours = {"method": "ours", "budget_frac": 0.5, "hypervolume": [0.1] * 24 + [0.3] * 76}
+    assert _last_line("t", [rival, ours], 100) == "table=t budget_ratio=0.500 best_rival=tpe"
+    assert "cut short after 50% of 100 baseline trainings" in capsys.readouterr().out
+    assert _last_line("t", [rival, ours | {"budget_frac": 1.0}], 100) == "table=t budget_ratio=inf best_rival=tpe"
 
 
 def run_main(monkeypatch, *arguments):
