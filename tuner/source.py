@@ -38,7 +38,9 @@ class TrialSource:
         trials = self._store.trials()
         self._retries_due = True
         self._ledger = Ledger()
-        failed = [trial for trial in trials.failed if trial.kind != "error" or trial.number >= self._first_number]
+        # What became of a root trial is what became of its last attempt: one that was interrupted first may have failed for good later.
+        last = {trial.root: trial for trial in sorted(trials.failed, key=lambda trial: trial.attempt)}
+        failed = [trial for trial in last.values() if trial.kind != "error" or trial.number >= self._first_number]
         kept: list[UnmeasuredTrial | CompletedTrial] = [*failed, *trials.running, *trials.pruned, *trials.completed]
         for trial in kept:
             self._ledger.add(trial.root, Proposal(trial.params, trial.rival, trial.seed))
