@@ -20,7 +20,7 @@ from rich.console import Console
 from benchmarks.fault_plan import configurations, study_spec
 from trainers.errors import DownsampleTunerError
 from tuner import cluster
-from tuner.launch import INTERRUPTED, LaunchOptions, launch
+from tuner.launching import INTERRUPTED, LaunchOptions, launch
 from tuner.proposals import ListProposer
 from tuner.storage import open_storage, resolve_url
 from tuner.store import StudyStore

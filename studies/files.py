@@ -20,6 +20,16 @@ def builtin_names() -> list[str]:
     return sorted(path.stem for path in _BUILTIN_FOLDER.glob("*.yaml"))
 
 
+def builtin_text(name: str) -> str:
+    """The text of a built-in study file; `name` is one of `builtin_names`."""
+    return (_BUILTIN_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def builtin_purpose(name: str) -> str:
+    """What a built-in study is for: the first sentence of its header comment."""
+    return builtin_text(name).splitlines()[0].removeprefix("# ").partition(". ")[0].removesuffix(".")
+
+
 def load_study(reference: str, overrides: Sequence[str] = ()) -> StudySpec:
     """The study of a YAML file or of a built-in file's name, after overrides such as `training.lr=0.1`.
 

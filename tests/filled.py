@@ -10,6 +10,7 @@ from optuna.storages import RDBStorage
 from studies.spec import StudySpec
 from trainers.cost import CostTable, StepCost, step_name
 from trainers.schedule import Step
+from tuner.confirmation import FIRST_FRESH_SEED, confirmation_name, confirmed_front, points_to_confirm
 from tuner.distributions import distributions
 from tuner.pricing import Pricing
 from tuner.proposals import Ledger, Proposal, SearchProposer
@@ -96,3 +97,19 @@ def filled_store(storage: RDBStorage, trials: int, **changes: Any) -> StudyStore
         values, stored = priced.values(record(spec, claimed.params, claimed.number, accuracy), alone=False)
         assert store.complete(claimed.number, values, stored)
     return store
+
+
+def confirm_filled(store: StudyStore, seeds: int) -> None:
+    """What `tuner confirm` would leave behind, told instead of trained: test accuracies of 0.5 and one thousandth more each seed."""
+    spec = store.spec.model_copy(update={"name": confirmation_name(store.name)})
+    confirmation = StudyStore.create_or_continue(store.storage, spec)
+    sampler = CanonicalSampler(RandomSampler(seed=5), spec.search)
+    for point in points_to_confirm(confirmed_front(store)):
+        fixed = {name: point.params[name] for name in spec.search.searched}
+        for seed in range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + seeds):
+            claimed = confirmation.create_trial(
+                fixed=fixed, distributions=distributions(spec.search), sampler=sampler, rival=point.rival, seed=seed
+            )
+            told = record(spec, claimed.params, seed, 0.7) | {"test_accuracy": 0.5 + 0.001 * (seed - FIRST_FRESH_SEED)}
+            values, stored = pricing(spec).values(told, alone=False)
+            assert confirmation.complete(claimed.number, values, stored)

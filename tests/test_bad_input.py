@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from optuna.samplers import RandomSampler
 
 import tuner.cost
-import tuner.launch
+import tuner.launching
 import tuner.train
 from studies.files import load_study
 from trainers.errors import InputError
+from tuner import cli_first_time
 from tuner.cli import app, main
 from tuner.distributions import distributions
 from tuner.storage import open_storage
@@ -37,7 +38,7 @@ def names(rows):
 @pytest.fixture(autouse=True)
 def _accepted_is_a_failure(monkeypatch):
     """Without this a mistake that nobody notices would train for minutes, or replace the process of the tests."""
-    for module, name in ((tuner.launch, "launch"), (tuner.cost, "_enter"), (tuner.train, "_train")):
+    for module, name in ((tuner.launching, "launch"), (tuner.cost, "_enter"), (tuner.train, "_train")):
         monkeypatch.setattr(module, name, lambda *args, **options: pytest.fail("the mistake was accepted"))
 
 
@@ -151,8 +152,9 @@ def test_what_is_neither_a_number_nor_a_name_is_refused_by_every_key(key, tmp_pa
 
 # Whatever stands on a command line, it is either help, or refused.
 
-# doctor reports what is wrong instead of refusing it.
-COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback.__name__ != "doctor"]
+# doctor reports what is wrong instead of refusing it, studies needs nothing.
+REGISTERED = [*app.registered_commands, *cli_first_time.app.registered_commands]
+COMMANDS = [command.callback.__name__ for command in REGISTERED if command.callback.__name__ not in ("doctor", "studies")]
 OPTIONS = [
     "--trials",
     "--timeout",

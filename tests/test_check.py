@@ -20,7 +20,7 @@ from tuner import rows
 from tuner import store as store_module
 from tuner.check import check_study
 from tuner.distributions import distributions
-from tuner.launch import ASKED
+from tuner.launching import ASKED
 from tuner.owner import this_owner
 from tuner.places import CHECKPOINTS, root_place
 from tuner.repair import repair, show_check

@@ -33,6 +33,9 @@ COMMANDS = [
     "doctor",
     "check",
     "record",
+    "studies",
+    "init",
+    "compare",
 ]
 
 
@@ -125,6 +128,7 @@ READING = [
     ["status", "--json"],
     ["status", "tiny"],
     ["export", "tiny"],
+    ["report", "tiny"],
     ["best", "tiny", "--knee"],
     ["stop", "tiny"],
     ["dashboard", "tiny"],
@@ -204,9 +208,11 @@ def test_every_format_is_exported(place):
 def test_best_says_its_choice_in_a_sentence_and_writes_its_schedule(place):
     done = tuner("best", "tiny", "--max-drop", "0.1", "--out", "best.yaml", cwd=place)
     assert done.returncode == 0
-    sentence, path = done.stdout.strip().splitlines()
-    assert sentence.startswith("trial ")
-    assert "of the baseline's time" in sentence
+    answer, details, path = done.stdout.strip().splitlines()
+    assert answer.endswith("accuracy, one seed, not confirmed")
+    assert " less time than the baseline at " in answer
+    assert details.startswith("trial ")
+    assert "of the baseline's time" in details
     assert path == "best.yaml"
     assert isinstance(Schedule.load(place / path), Schedule)
 

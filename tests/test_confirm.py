@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 
 import pytest
+from filled import confirm_filled, filled_store
+from rich.console import Console
 from scipy import stats
 
 from trainers.errors import InputError, RunError
-from tuner.confirm import confirmed_points, points_to_confirm
+from tuner.answer import best_answer, best_details, best_trial
+from tuner.best import best_for_drop
+from tuner.cli import app
+from tuner.confirmation import confirmation_of, confirmation_words, confirmed_front, confirmed_points, points_to_confirm
+from tuner.export import front_json, front_table, render
 from tuner.front import StudyFront
+from tuner.plots import front_picture
+from tuner.storage import open_storage
 from tuner.trials import CompletedTrial
 
 OBJECTIVES = {"relative_time": "minimize", "val_accuracy": "maximize"}
@@ -73,3 +82,98 @@ def test_nothing_to_confirm_is_said():
         points_to_confirm(front())
     with pytest.raises(InputError, match="confirm needs relative_time and val_accuracy"):
         points_to_confirm(front(trial(0, 0.5, 0.8), objectives={"val_loss": "minimize"}))
+
+
+# Who says whether a front is confirmed
+
+
+def confirmed(results, tests):
+    """The front with the repeats' test accuracies of each trial number in `tests`."""
+    chosen = [trial for trial in points_to_confirm(results) if trial.number in tests]
+    points = confirmed_points(chosen, [repeats(trial, *tests[trial.number]) for trial in chosen])
+    return dataclasses.replace(results, confirmation=confirmation_of(points, results))
+
+
+# On the searched front: 1, 2 and the baseline. Fresh seeds say that 2 was there by luck; 3, full resolution, is on no front.
+SEARCHED = front(trial(0, 1.0, 0.92, "baseline"), trial(1, 0.5, 0.88), trial(2, 0.62, 0.90), trial(3, 0.7, 0.87, "shorter"))
+TESTS = {0: (0.90, 0.92), 1: (0.89, 0.91), 2: (0.87, 0.89), 3: (0.84, 0.86)}
+
+
+def test_points_that_were_there_by_luck_are_named_and_rivals_that_never_were_are_not():
+    results = confirmed(SEARCHED, TESTS)
+    assert (results.confirmation.lucky, results.confirmation.missing, results.confirmation.seeds) == ([2], [], 2)
+    assert confirmation_words(results) == "confirmed on 2 fresh seeds of the test split; on the front by luck: trial 2"
+    assert confirmation_words(SEARCHED) == "one seed a point on the validation split, not confirmed (tuner confirm small)"
+
+
+def test_a_front_that_went_on_after_its_confirmation_is_confirmed_in_part():
+    results = confirmed(SEARCHED, {number: TESTS[number] for number in (0, 1)})
+    assert confirmation_words(results) == "confirmed on 2 fresh seeds of the test split; not confirmed yet: trial 2"
+    assert front_picture(results).title.endswith("on the front, confirmed in part")
+    # The search's own figures decide as long as some of the front is not confirmed.
+    assert best_trial(results, lambda trials: best_for_drop(trials, 0.02)).number == 2
+
+
+def test_the_answer_is_what_a_person_would_say():
+    assert (
+        best_answer(SEARCHED.completed[1], SEARCHED)
+        == "50 % less time than the baseline at 4.0 points less accuracy, one seed, not confirmed"
+    )
+    slow = trial(4, 1.049, 0.9203)
+    longer = front(*SEARCHED.completed, slow)
+    assert best_answer(slow, longer) == "4.9 % more time than the baseline at the same accuracy, one seed, not confirmed"
+    assert best_answer(SEARCHED.completed[0], SEARCHED).startswith("the baseline itself")
+    assert best_details(SEARCHED.completed[1], SEARCHED).endswith(
+        "50.0 % of the baseline's time at 88.00 % validation accuracy (-4.00 points); 50.0 % less time than full resolution needs for it"
+    )
+
+
+def test_a_confirmed_answer_uses_the_means_and_names_the_interval():
+    results = confirmed(SEARCHED, TESTS)
+    # Means 0.90 and 0.91; with one degree of freedom t is 12.706, the standard error of (0.89, 0.91) is 0.01.
+    assert best_answer(SEARCHED.completed[1], results) == (
+        "50 % less time than the baseline at 1.0 points less accuracy, "
+        "confirmed on 2 seeds (90.00 % test accuracy, 95 % interval 77.29 to 102.71 %)"
+    )
+    assert best_answer(SEARCHED.completed[2], results).endswith("; on the front by luck: another confirmed trial beats it")
+
+
+def test_a_confirmed_front_is_chosen_from_by_its_means():
+    results = confirmed(SEARCHED, TESTS)
+    # In the search only trial 2 lost at most two points; with fresh seeds trial 1 does too, and it is faster.
+    assert best_trial(SEARCHED, lambda trials: best_for_drop(trials, 0.02)).number == 2
+    taken = best_trial(results, lambda trials: best_for_drop(trials, 0.02))
+    assert taken is SEARCHED.completed[1]
+
+
+def test_every_place_that_shows_a_front_says_whether_it_is_confirmed():
+    for results in (SEARCHED, confirmed(SEARCHED, TESTS)):
+        words, is_confirmed = confirmation_words(results), results.confirmation is not None
+        console = Console(file=io.StringIO(), width=200)
+        console.print(front_table(results))
+        for shown in (console.file.getvalue(), render(results, "html")):
+            assert words in shown
+            assert ("88.00 % (75.29-100.71), by luck" in shown) is is_confirmed
+        found = json.loads(front_json(results))
+        assert found["confirmed"] == words
+        assert (found["confirmation"] or {}).get("by_luck") == ([2] if is_confirmed else None)
+        assert front_picture(results).title.endswith("confirmed on 2 seeds: 1 there by luck" if is_confirmed else "not confirmed")
+
+
+def test_the_stored_confirmation_of_a_study_is_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    storage = open_storage("sqlite:///tuner.db")
+    store = filled_store(storage, 8)
+    assert confirmed_front(store).confirmation is None
+    confirm_filled(store, 3)
+    results = confirmed_front(store)
+    assert {point.trial.number for point in results.confirmation.points} == {point.number for point in points_to_confirm(results)}
+    assert {tuple(point.test) for point in results.confirmation.points} == {(0.5, 0.501, 0.502)}
+    # All means are equal, so only the fastest stays.
+    assert results.confirmation.lucky == [point.number for point in results.front[1:]]
+    app(["status", "tiny"], standalone_mode=False)
+    assert "confirmed on 3 fresh seeds of the test split; on the front by luck:" in capsys.readouterr().out
+    app(["best", "tiny", "--max-drop", "0"], standalone_mode=False)
+    answer = capsys.readouterr().out.splitlines()[0]
+    assert " at the same accuracy, confirmed on 3 seeds (50.10 % test accuracy, 95 % interval 49.85 to 50.35 %)" in answer
+    storage.engine.dispose()

@@ -44,7 +44,8 @@ def shown_commands():
 
 def test_the_readme_shows_the_whole_path():
     assert {command.split()[1] for command in shown_commands()} == {
-        "launch", "status", "export", "best", "confirm", "train", "dashboard", "cost", "doctor", "check",
+        "launch", "status", "export", "report", "best", "confirm", "train", "dashboard", "cost", "doctor", "check",
+        "studies", "init", "compare",
     }  # fmt: skip
 
 

@@ -13,6 +13,8 @@ from typer.core import TyperGroup
 
 from trainers.errors import DownsampleTunerError, InputError
 from trainers.wording import unbroken
+from tuner import cli_first_time
+from tuner.options import AcceptNoisy, Address, AsJson, Checkpoints, Storage, Study
 
 
 class _Commands(TyperGroup):
@@ -34,25 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Finds the downsampling schedule that trains your convolutional network in the least time at the same accuracy.",
 )
-
-Study = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or a study file (built-in ones too) whose name is meant.")]
-Storage = Annotated[
-    str | None,
-    typer.Option("--storage", metavar="URL", help="Database; else TUNER_STORAGE, else the study file's, else sqlite:///tuner.db."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
-Address = Annotated[
-    str | None, typer.Option("--address", metavar="ADDR", envvar="RAY_ADDRESS", help="Ray cluster to use; by default one is started here.")
-]
-Checkpoints = Annotated[
-    str | None,
-    typer.Option(
-        "--checkpoints", metavar="PLACE", help="Folder or fsspec URL for checkpoints and results, shared by all nodes; by default runs."
-    ),
-]
-AcceptNoisy = Annotated[
-    bool, typer.Option("--accept-noisy-timing", help="Go on although step times could not be measured well: times are worth less then.")
-]
+app.add_typer(cli_first_time.app)
 
 
 @app.command()
@@ -145,6 +129,18 @@ def export(
     from tuner.commands import export_front
 
     export_front(study, storage, export_format, out)
+
+
+@app.command()
+def report(
+    study: Study,
+    storage: Storage = None,
+    out: Annotated[str | None, typer.Option(metavar="PATH", help="By default <study>-report.html.")] = None,
+) -> None:
+    """One page about a study that opens without a network: the front, each schedule, what it saves and what that is worth."""
+    from tuner.report.command import write_report
+
+    write_report(study, storage, out)
 
 
 @app.command()

@@ -6,7 +6,8 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, cast, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -16,18 +17,22 @@ from studies.files import load_study, names_file, study_name
 from studies.spec import StudySpec, parse_duration
 from trainers.checks import check_name
 from trainers.errors import InputError, RunError
+from tuner.answer import best_answer, best_details, best_trial
 from tuner.best import best_for_drop, best_for_time, knee
-from tuner.describe import describe_schedule, describe_share, describe_training, describe_value, printable
+from tuner.confirmation import confirmation_words, confirmed_front
+from tuner.describe import printable
 from tuner.dispatcher import STOP_REQUEST
 from tuner.export import DEFAULT_PATHS, Format, front_table, render, save_schedule, write_export
-from tuner.front import ACCURACY, TIME, StudyFront, hypervolume, measured
+from tuner.front import hypervolume
 from tuner.places import check_checkpoints
-from tuner.results import stored_spec, study_front
+from tuner.results import stored_spec
 from tuner.sqlite_file import check_sqlite_file
 from tuner.storage import holds_studies, open_existing, open_storage, resolve_url
 from tuner.store import StudyStore
-from tuner.trials import CompletedTrial
 from tuner.usage import check_out_file, check_out_folder
+
+if TYPE_CHECKING:
+    from tuner.launching import LaunchOptions
 
 
 def launch_study(
@@ -41,25 +46,20 @@ def launch_study(
     accept_noisy_timing: bool,
 ) -> None:
     """`tuner launch`."""
-    from tuner.launch import INTERRUPTED, TERMINATED, LaunchOptions, launch
+    from tuner.launching import INTERRUPTED, TERMINATED, launch
 
     console = Console()
     spec = spec_to_launch(reference, storage, overrides)
-    wanted = spec.budget.trials if trials is None else trials
-    timeout_s = spec.budget.timeout_s if timeout is None else parse_duration(timeout)
-    check_checkpoints(checkpoints)  # before anything is written
-    store = StudyStore.create_or_continue(open_storage(database_url(storage, spec.storage)), spec)
+    store, options = study_to_launch(spec, storage, trials, timeout, address, checkpoints, accept_noisy_timing)
+    wanted = options.trials
     already = store.finished_count()
     if already >= wanted:
         console.print(f"study '{spec.name}' has {already} finished trials and {wanted} are asked for: nothing to do")
         return
     if already:
         console.print(f"study '{spec.name}' goes on from {already} finished trials")
-    options = LaunchOptions(
-        trials=wanted, timeout_s=timeout_s, address=address, checkpoints=checkpoints, accept_noisy_timing=accept_noisy_timing
-    )
     outcome = launch(store, spec, options, console)
-    results = study_front(store)
+    results = confirmed_front(store)
     if results.completed:
         console.print(front_table(results))
     console.print(f"{outcome.finished} of {wanted} trials are finished")
@@ -67,6 +67,27 @@ def launch_study(
         go_on = "raise that rule of its budget to go on" if outcome.enough else "give the same command again to go on"
         console.print(Text(printable(f"stopped, because {outcome.stop_reason}; {go_on}")), soft_wrap=True)
         sys.exit({INTERRUPTED: 130, TERMINATED: 143}.get(outcome.stop_reason, 0))
+
+
+def study_to_launch(
+    spec: StudySpec,
+    storage: str | None,
+    trials: int | None,
+    timeout: str | None,
+    address: str | None,
+    checkpoints: str | None,
+    accept_noisy_timing: bool,
+) -> tuple[StudyStore, LaunchOptions]:
+    """The study of a spec in its database, made where it is missing, and how a launch of it is to run."""
+    from tuner.launching import LaunchOptions
+
+    wanted = spec.budget.trials if trials is None else trials
+    timeout_s = spec.budget.timeout_s if timeout is None else parse_duration(timeout)
+    check_checkpoints(checkpoints)  # before anything is written
+    store = StudyStore.create_or_continue(open_storage(database_url(storage, spec.storage)), spec)
+    return store, LaunchOptions(
+        trials=wanted, timeout_s=timeout_s, address=address, checkpoints=checkpoints, accept_noisy_timing=accept_noisy_timing
+    )
 
 
 def dry_run_study(reference: str, storage: str | None, trials: int | None, timeout: str | None, overrides: Sequence[str]) -> None:
@@ -111,7 +132,7 @@ def export_front(reference: str, storage: str | None, export_format: str, out: s
     check_name("--format", export_format, get_args(Format))
     (check_out_folder if export_format == "schedules" else check_out_file)(out)
     chosen = cast("Format", export_format)
-    results = study_front(open_study(reference, storage))
+    results = confirmed_front(open_study(reference, storage))
     if not results.completed:
         raise RunError(f"study '{results.study}' has no completed trial yet, so it has no front")
     path = out or DEFAULT_PATHS.get(chosen)
@@ -133,36 +154,19 @@ def show_best(
         given = ", ".join(option for option, is_given in asked.items() if is_given) or "none"
         raise InputError(f"tuner best needs exactly one of --max-drop, --max-time and --knee, given: {given}")
     check_out_file(out)
-    results = study_front(open_study(reference, storage))
+    results = confirmed_front(open_study(reference, storage))
     if not results.completed:
         raise RunError(f"study '{results.study}' has no completed trial yet, so it has no best one")
     if max_drop is not None:
-        chosen = best_for_drop(results.completed, max_drop)
+        chosen = best_trial(results, partial(best_for_drop, max_drop=max_drop))
     elif max_time is not None:
-        chosen = best_for_time(results.completed, max_time)
+        chosen = best_trial(results, partial(best_for_time, max_time=max_time))
     else:
-        chosen = knee(results.completed)
-    print(best_sentence(chosen, results))
+        chosen = best_trial(results, knee)
+    print(best_answer(chosen, results))
+    print(best_details(chosen, results))
     if out is not None:
         print(save_schedule(chosen, results, out))
-
-
-def best_sentence(chosen: CompletedTrial, results: StudyFront) -> str:
-    """A trial in one sentence: its time and accuracy against the baseline's and against full resolution, and how it trains."""
-    time_frac, accuracy = measured(chosen, TIME), measured(chosen, ACCURACY)
-    baseline = results.baseline
-    reached = measured(baseline, ACCURACY) if baseline else None
-    words = f"trial {chosen.number}: {describe_schedule(chosen.params)}; {describe_training(chosen.params)}"
-    if time_frac is not None:
-        words += f"; {describe_value(TIME, time_frac)} of the baseline's time"
-    if accuracy is not None:
-        words += f" at {describe_value(ACCURACY, accuracy)} accuracy"
-        words += f" ({100 * (accuracy - reached):+.2f} points)" if reached is not None else ""
-    saved = results.time_saved(chosen)
-    rival = "no full-resolution trial is as accurate"
-    if saved is not None:
-        rival = f"{describe_share(saved)} less time than full resolution needs for it"
-    return f"{words}; {rival}; one seed on the validation split, not confirmed"
 
 
 def stop_study(reference: str, storage: str | None) -> None:
@@ -202,7 +206,7 @@ def database_url(storage: str | None, in_file: str | None) -> str:
 
 def _status(store: StudyStore) -> dict[str, Any]:
     trials = store.trials()
-    results = study_front(store)
+    results = confirmed_front(store)
     return {
         "study": store.name,
         "wanted": stored_spec(store).budget.trials,
@@ -212,6 +216,8 @@ def _status(store: StudyStore) -> dict[str, Any]:
         "failed": [{"number": trial.number, "kind": trial.kind, "reason": trial.reason} for trial in trials.failed],
         "front": [trial.number for trial in results.front],
         "hypervolume": hypervolume(results.completed, results.objectives),
+        "confirmed": confirmation_words(results),
+        "confirmation": results.confirmation and results.confirmation.to_dict(),
     }
 
 
@@ -225,6 +231,7 @@ def _print_status(found: dict[str, Any], console: Console) -> None:
     if found["front"]:
         numbers = ", ".join(map(str, found["front"]))
         console.print(f"{len(found['front'])} trials on the front: {numbers}" + ("" if volume is None else f"; hypervolume {volume:.4f}"))
+        console.print(Text(found["confirmed"]), soft_wrap=True)
     for trial in found["running"]:
         owner = trial["owner"]
         console.print(Text(printable(f"trial {trial['number']} is trained by process {owner.get('pid')} on {owner.get('host')}")))

@@ -8,62 +8,25 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from scipy import stats
 
 from studies.spec import StudySpec
-from trainers.errors import InputError, RunError
 from tuner.commands import open_study
+from tuner.confirmation import FIRST_FRESH_SEED, ConfirmedPoint, confirmation_name, confirmed_points, points_to_confirm
 from tuner.describe import describe_schedule, describe_training, printable
-from tuner.front import ACCURACY, TIME, StudyFront, non_dominated
-from tuner.launch import INTERRUPTED, LaunchOptions, launch
+from tuner.launching import INTERRUPTED, LaunchOptions, launch
 from tuner.proposals import ListProposer, Proposal
 from tuner.results import stored_spec, study_front
 from tuner.store import StudyStore
 from tuner.timing import COST_TABLES, DATASET_FACTS
 from tuner.trials import CompletedTrial
 
-# Far from the seeds of a search, which count up from the study's own.
-FIRST_FRESH_SEED: Final = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class ConfirmedPoint:
-    """A point of the searched front, or a full-resolution rival, measured anew.
-
-    searched: validation accuracy in the search. validation, test: accuracies of the fresh seeds. interval: 95 % interval of the mean test
-    accuracy (Student's t). stays: no other confirmed point is at least as fast with a higher mean.
-    """
-
-    trial: CompletedTrial
-    relative_time: float
-    searched: float
-    validation: list[float]
-    test: list[float]
-    interval: tuple[float, float]
-    stays: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "trial": self.trial.number,
-            "rival": self.trial.rival,
-            "relative_time": self.relative_time,
-            "searched_val_accuracy": self.searched,
-            "val_accuracy": self.validation,
-            "test_accuracy": self.test,
-            "test_mean": mean(self.test),
-            "test_deviation": stdev(self.test),
-            "test_interval": list(self.interval),
-            "stays_on_the_front": self.stays,
-        }
+__all__ = ["FIRST_FRESH_SEED", "ConfirmedPoint", "confirm_front", "confirmed_points", "points_to_confirm"]
 
 
 def confirm_front(reference: str, storage: str | None, seeds: int, address: str | None, accept_noisy_timing: bool, as_json: bool) -> None:
@@ -93,51 +56,10 @@ def confirm_front(reference: str, storage: str | None, seeds: int, address: str 
         _show(points, store.name, console)
 
 
-def points_to_confirm(results: StudyFront) -> list[CompletedTrial]:
-    """The front, the full-resolution front and the baseline, each trial once, the fastest first."""
-    if set(results.objectives) != {TIME, ACCURACY}:
-        names = ", ".join(results.objectives)
-        raise InputError(f"the objectives of '{results.study}' are {names}, but confirm needs {TIME} and {ACCURACY}")
-    if not results.completed:
-        raise RunError(f"study '{results.study}' has no completed trial yet, so there is nothing to confirm")
-    rivals = results.rival_front + ([results.baseline] if results.baseline else [])
-    points = {trial.number: trial for trial in [*results.front, *rivals]}
-    return sorted(points.values(), key=lambda trial: trial.values[TIME])
-
-
-def confirmed_points(chosen: Sequence[CompletedTrial], repeats: Sequence[Sequence[CompletedTrial]]) -> list[ConfirmedPoint]:
-    """What each of `chosen` is worth by its repeats with fresh seeds, of which it needs two.
-
-    A point stays on the front unless another one is at least as fast and has the higher mean test accuracy.
-    """
-    times = [trial.values[TIME] for trial in chosen]
-    tests = [[float(trial.test_accuracy) for trial in trials if trial.test_accuracy is not None] for trials in repeats]
-    stays = non_dominated(np.column_stack([times, [mean(test) for test in tests]]), ["minimize", "maximize"])
-    return [
-        ConfirmedPoint(
-            trial=trial,
-            relative_time=trial.values[TIME],
-            searched=trial.values[ACCURACY],
-            validation=[repeat.values[ACCURACY] for repeat in repeats[index]],
-            test=tests[index],
-            interval=_interval(tests[index]),
-            stays=bool(stays[index]),
-        )
-        for index, trial in enumerate(chosen)
-    ]
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    if len(set(values)) == 1:
-        return values[0], values[0]
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean(values), scale=stats.sem(values))
-    return float(low), float(high)
-
-
 def _confirmation_study(store: StudyStore) -> StudyStore:
     """The study that holds the confirming trainings, priced by the searched study's own cost tables."""
     spec = stored_spec(store)
-    confirmation = StudyStore.create_or_continue(store.storage, spec.model_copy(update={"name": f"{spec.name}.confirm"}))
+    confirmation = StudyStore.create_or_continue(store.storage, spec.model_copy(update={"name": confirmation_name(spec.name)}))
     for key in (COST_TABLES, DATASET_FACTS):
         confirmation.set_attr(key, store.get_attr(key))
     return confirmation

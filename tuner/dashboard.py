@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 from trainers.errors import InputError, RunError
 from tuner.commands import open_study
+from tuner.confirmation import confirmed_front
 from tuner.plots_html import front_figure, schedules_figure
-from tuner.results import study_front
 from tuner.store import StudyStore
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def attach_plots(store: StudyStore) -> None:
     """Puts the front and the front's schedules into the study, where the dashboard shows them; a second time replaces the first."""
     from optuna_dashboard import save_plotly_graph_object
 
-    results = study_front(store)
+    results = confirmed_front(store)
     if results.completed:
         save_plotly_graph_object(store.study, front_figure(results, CARD_PX), graph_object_id="front")
         save_plotly_graph_object(store.study, schedules_figure(results, CARD_PX), graph_object_id="schedules")

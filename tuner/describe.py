@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
 from trainers.schedule import Schedule
-from tuner.trials import CompletedTrial
+from tuner.trials import CompletedTrial, PrunedTrial
 
 SCHEDULE_FIELDS: Final = tuple(field.name for field in dataclasses.fields(Schedule) if field.name != "seed")
 
@@ -65,9 +65,9 @@ def describe_duration(seconds: float) -> str:
     return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
 
 
-def schedule_of(trial: CompletedTrial) -> Schedule:
+def schedule_of(trial: CompletedTrial | PrunedTrial) -> Schedule:
     """The schedule that a trial trained with, its seed included; parameters that are not of the schedule are left out."""
-    return _schedule(trial.params, trial.seed)
+    return _schedule(trial.params, trial.seed or 0)
 
 
 def describe_schedule(params: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -20,6 +20,7 @@ from rich.text import Text
 
 from trainers.checks import check_name
 from trainers.errors import InputError
+from tuner.confirmation import CONFIRMED_HEAD, confirmation_words, confirmed_accuracy
 from tuner.describe import SCHEDULE_FIELDS, describe_schedule, describe_share, describe_value, printable, quantity, schedule_of
 from tuner.front import ACCURACY, TIME, StudyFront, hypervolume, measured
 from tuner.trials import CompletedTrial
@@ -48,7 +49,7 @@ def write_export(results: StudyFront, export_format: Format, path: str | Path) -
         return _write_schedules(results, Path(path))
     content = render(results, export_format)
     data = content.encode() if isinstance(content, str) else content
-    return [_write_whole(Path(path), lambda temporary: temporary.write_bytes(data))]
+    return [write_whole(Path(path), lambda temporary: temporary.write_bytes(data))]
 
 
 def render(results: StudyFront, export_format: Format) -> str | bytes:
@@ -64,6 +65,8 @@ def front_json(results: StudyFront) -> str:
         "study": results.study,
         "objectives": results.objectives,
         "hypervolume": hypervolume(results.completed, results.objectives),
+        "confirmed": confirmation_words(results),
+        "confirmation": results.confirmation and results.confirmation.to_dict(),
         "baseline": None if baseline is None else _record(baseline, results),
         "front": [_record(trial, results) for trial in results.front],
         "full_resolution_front": [_record(trial, results) for trial in results.rival_front],
@@ -73,27 +76,36 @@ def front_json(results: StudyFront) -> str:
 
 def front_csv(results: StudyFront) -> str:
     """One row a front point with its parameters, values, seconds, seed, device and commit, under a header. Lines end as in RFC 4180."""
-    parameters = _parameter_names(results)
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _columns(results, parameters))
+    writer = csv.DictWriter(buffer, _columns(results, _parameter_names(results)))
     writer.writerow({name: _cell(name) for name in writer.fieldnames})
-    for trial in results.front:
-        writer.writerow({name: _cell(value) for name, value in _row(trial, results, parameters).items()})
+    for row in trial_rows(results.front, results):
+        writer.writerow({name: _cell(value) for name, value in row.items()})
     return buffer.getvalue()
+
+
+def trial_rows(trials: Sequence[CompletedTrial], results: StudyFront) -> list[dict[str, Any]]:
+    """What is known of each trial as one flat mapping, all with the same keys: parameters, values, seconds, seed, device and commit."""
+    parameters = _parameter_names(results)
+    return [_row(trial, results, parameters) for trial in trials]
 
 
 def front_table(results: StudyFront) -> Table:
     """The front for the terminal; shares in percent."""
     title = Text(f"{results.study}: {len(results.front)} of {len(results.completed)} completed trials on the front")
     table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
-    table.caption = Text("time saved: against the fastest full-resolution trial that is at least as accurate, '-' where none is")
-    for name in ("trial", *(quantity(name).label for name in results.objectives), "time saved", "epochs"):
+    saved = "time saved: against the fastest full-resolution trial that is at least as accurate, '-' where none is"
+    test = [CONFIRMED_HEAD] if results.confirmation else []
+    seeds = [f"{CONFIRMED_HEAD}: mean of the fresh seeds, with its 95 % interval"] if test else []
+    table.caption = Text("\n".join([confirmation_words(results), *seeds, saved]))
+    for name in ("trial", *(quantity(name).label for name in results.objectives), *test, "time saved", "epochs"):
         table.add_column(Text(name.replace(" ", "\n")), justify="right", no_wrap=True)
     table.add_column("schedule")
     for trial in results.front:
         values = [describe_value(name, trial.values[name]) for name in results.objectives]
         words = describe_schedule(trial.params) + (" (baseline)" if trial.rival == "baseline" else "")
         epochs = printable(str(trial.params.get("epochs", "-")))
+        values += [confirmed_accuracy(trial.number, results)] if results.confirmation else []
         cells = [str(trial.number), *values, describe_share(results.time_saved(trial)), epochs, words]
         # Texts, because rich reads markup in plain strings.
         table.add_row(*map(Text, cells))
@@ -109,14 +121,14 @@ def found_with(trial: CompletedTrial, results: StudyFront) -> dict[str, Any]:
 
 def save_schedule(trial: CompletedTrial, results: StudyFront, path: str | Path) -> Path:
     """Writes a trial's schedule, with where it was found, to `path`: the whole file or nothing."""
-    return _write_whole(Path(path), lambda temporary: schedule_of(trial).save(temporary, found_with=found_with(trial, results)))
+    return write_whole(Path(path), lambda temporary: schedule_of(trial).save(temporary, found_with=found_with(trial, results)))
 
 
 def _write_schedules(results: StudyFront, folder: Path) -> list[Path]:
     return [save_schedule(trial, results, folder / f"trial-{trial.number:04d}.yaml") for trial in results.front]
 
 
-def _write_whole(path: Path, write: Callable[[Path], object]) -> Path:
+def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Runs `write` on a temporary neighbour and renames it to `path`, so that no reader sees half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

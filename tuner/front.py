@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from trainers.checks import check_name
 from trainers.errors import InputError
 from tuner.trials import CompletedTrial
+
+if TYPE_CHECKING:
+    from tuner.confirmation import Confirmation
 
 Direction = Literal["minimize", "maximize"]
 
@@ -31,7 +34,8 @@ _CHUNK_ROWS = 256
 class StudyFront:
     """A study's completed trials and the fronts among them.
 
-    objectives: name -> direction, in the study's order. full_px: full side of the study's images in pixels.
+    objectives: name -> direction, in the study's order. full_px: full side of the study's images in pixels. confirmation: what is
+    confirmed of the front; None where nothing is, or where nobody has looked (tuner.confirmation).
     """
 
     study: str
@@ -39,6 +43,7 @@ class StudyFront:
     full_px: int
     objectives: dict[str, Direction]
     completed: list[CompletedTrial]
+    confirmation: Confirmation | None = None
 
     @cached_property
     def front(self) -> list[CompletedTrial]:

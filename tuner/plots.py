@@ -84,7 +84,7 @@ def front_picture(results: StudyFront) -> FrontPicture:
     ]
     x_label, y_label = (_axis_label(name) for name in names)
     return FrontPicture(
-        title=f"{printable(results.study)}: {len(results.front)} of {len(results.completed)} trials on the front",
+        title=f"{printable(results.study)}: {len(results.front)} of {len(results.completed)} trials on the front, {_confirmed(results)}",
         x_label=x_label,
         y_label=y_label,
         series=[part for part in series if part.x],
@@ -145,6 +145,14 @@ def _marked(trials: Sequence[CompletedTrial], *marks: Rival | None) -> list[Comp
 def _axes(results: StudyFront) -> tuple[str, str]:
     names = list(results.objectives)
     return ("number", names[0]) if len(names) == 1 else (names[0], names[1])
+
+
+def _confirmed(results: StudyFront) -> str:
+    found = results.confirmation
+    if found is None:
+        return "not confirmed"
+    lucky = f": {len(found.lucky)} there by luck" if found.lucky else ""
+    return "confirmed in part" if found.missing else f"confirmed on {found.seeds} seeds{lucky}"
 
 
 def _axis_label(name: str) -> str:

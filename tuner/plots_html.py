@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
+from tuner.confirmation import CONFIRMED_HEAD, confirmation_words, confirmed_accuracy
 from tuner.describe import describe_schedule, describe_share, describe_training, describe_value, quantity
 from tuner.front import StudyFront
 from tuner.plots import BLACK, PICTURED_STEPS, SIDE_COLOURS, FrontPicture, SchedulesPicture, Series, front_picture, schedules_picture
@@ -65,10 +66,20 @@ def front_html(results: StudyFront) -> str:
     # The script of plotly itself, 5 MB, goes into the page once.
     figure = front_figure(results).to_html(include_plotlyjs=True, div_id="front", **options)
     strips = schedules_figure(results).to_html(include_plotlyjs=False, div_id="schedules", **options)
-    summary = f"{len(results.completed)} completed trials of {results.model}, {len(results.front)} on the front."
     return _PAGE.format(
-        title=html.escape(results.study), summary=html.escape(summary), front=figure, schedules=strips, table=_table(results)
+        title=html.escape(results.study),
+        summary=html.escape(summary_line(results)),
+        front=figure,
+        schedules=strips,
+        table=table_html(results),
     )
+
+
+def summary_line(results: StudyFront) -> str:
+    """How many trials there are, and whether their front is confirmed; plain text."""
+    counts = f"{len(results.completed)} completed trials of {results.model}, {len(results.front)} on the front"
+    interval = f" {CONFIRMED_HEAD.capitalize()}: mean of the fresh seeds, with its 95 % interval." if results.confirmation else ""
+    return f"{counts}; {confirmation_words(results)}.{interval}"
 
 
 def front_figure(results: StudyFront, height_px: int = 560) -> go.Figure:
@@ -150,15 +161,18 @@ def _pooled_marks(picture: SchedulesPicture, progress: list[float]) -> list[go.S
     return [go.Scatter(x=x, y=y, mode="markers", marker=marker, name="kernels pooled", hoverinfo="skip", showlegend=True)]
 
 
-def _table(results: StudyFront) -> str:
+def table_html(results: StudyFront) -> str:
+    """The front as an HTML table, every text escaped."""
     names = list(results.objectives)
-    heads = ["trial", *(quantity(name).label for name in names), "time saved", "schedule", "training"]
+    test = [CONFIRMED_HEAD] if results.confirmation else []
+    heads = ["trial", *(quantity(name).label for name in names), *test, "time saved", "schedule", "training"]
     rows = "\n".join(_row(trial, results) for trial in results.front)
     return f"<table><tr>{''.join(f'<th>{html.escape(head)}</th>' for head in heads)}</tr>\n{rows}\n</table>"
 
 
 def _row(trial: CompletedTrial, results: StudyFront) -> str:
     values = [describe_value(name, trial.values[name]) for name in results.objectives]
+    values += [confirmed_accuracy(trial.number, results)] if results.confirmation else []
     numbers = [str(trial.number), *values, describe_share(results.time_saved(trial))]
     words = [describe_schedule(trial.params), describe_training(trial.params)]
     cells = [f'<td class="number">{html.escape(cell)}</td>' for cell in numbers] + [f"<td>{html.escape(cell)}</td>" for cell in words]

@@ -161,7 +161,8 @@ class TrialReader:
     def _pruned(self, trial: FrozenTrial) -> PrunedTrial:
         record = _mapping(trial.user_attrs.get(RECORD))
         seed, seconds = record.get("seed", lineage_of(trial)["seed"]), _mapping(record.get("seconds"))
-        return PrunedTrial(**self._unmeasured(trial) | {"seed": seed, "curve": _curve(trial), "seconds": seconds})
+        about = {"seed": seed, "curve": _curve(trial), "seconds": seconds, "counts": _mapping(record.get("counts"))}
+        return PrunedTrial(**self._unmeasured(trial) | about)
 
     def _completed(self, trial: FrozenTrial) -> CompletedTrial:
         record = _mapping(trial.user_attrs.get(RECORD))

@@ -12,13 +12,17 @@ from tuner.trials import CompletedTrial
 
 def study_front(store: StudyStore) -> StudyFront:
     """The completed trials of a study with what is needed to show them."""
-    spec = stored_spec(store)
+    return front_of(stored_spec(store), store.trials().completed)
+
+
+def front_of(spec: StudySpec, completed: list[CompletedTrial]) -> StudyFront:
+    """The same from trials that are read already."""
     return StudyFront(
         study=spec.name,
         model=spec.model,
         full_px=spec.dataset.full_px,
         objectives={name: OBJECTIVES[name] for name in spec.objectives},
-        completed=store.trials().completed,
+        completed=completed,
     )
 
 

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from trainers.cost import CostTable
 from tuner import rows
 from tuner.delivery import FINISHED
-from tuner.launch import ASKED
+from tuner.launching import ASKED
 from tuner.places import CHECKPOINTS
 from tuner.pricing import FirstBaseline, Pricing
 from tuner.records import RECORD, TrialReader, lineage_of

@@ -63,11 +63,12 @@ class FailedTrial(UnmeasuredTrial):
 class PrunedTrial(UnmeasuredTrial):
     """A trial that was stopped early: what it would have reached is not known. curve: validation accuracy after each epoch so far.
 
-    seconds: as of a CompletedTrial, as far as they are known.
+    seconds, counts: as of a CompletedTrial, as far as they are known.
     """
 
     curve: list[float]
     seconds: dict[str, float]
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,50 @@
+"""The commands around a search: what there is to begin with, and what came out beside something else. Declares them only, as tuner.cli."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tuner.options import AsJson, Storage
+
+app = typer.Typer()
+
+
+@app.command()
+def studies(as_json: AsJson = False) -> None:
+    """The built-in studies: what each is for, and what it needs."""
+    from tuner.init import show_studies
+
+    show_studies(as_json)
+
+
+@app.command()
+def init(
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A network of ours, a torchvision classifier or module:factory.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="digits, cifar10, cifar100, fashion_mnist or folder.")] = None,
+    data_root: Annotated[str | None, typer.Option(metavar="PATH", help="Folder of the images; by default data.")] = None,
+    gpus: Annotated[float | None, typer.Option(metavar="N", help="GPUs that one trial gets; 0 for the CPU.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the study; by default after network and images.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="By default <name>.yaml.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrites a file that is there.")] = False,
+) -> None:
+    """Writes a study file for your network and images, which explains every key; asks three questions in a terminal."""
+    from tuner.init import write_study_file
+
+    write_study_file(model, dataset, data_root, gpus, name, out, force=force)
+
+
+@app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="A B ...", help="Studies (names or files), or schedule files.")],
+    storage: Storage = None,
+    study: Annotated[str | None, typer.Option(metavar="STUDY", help="Prices schedule files by its step times; else pixels count.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which study saves more at equal accuracy, or what schedules cost by kind of step."""
+    from tuner.compare import show_comparison
+
+    show_comparison(names, storage, study, as_json)

@@ -1,0 +1,26 @@
+"""Arguments and options that several commands have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or a study file (built-in ones too) whose name is meant.")]
+Storage = Annotated[
+    str | None,
+    typer.Option("--storage", metavar="URL", help="Database; else TUNER_STORAGE, else the study file's, else sqlite:///tuner.db."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
+Address = Annotated[
+    str | None, typer.Option("--address", metavar="ADDR", envvar="RAY_ADDRESS", help="Ray cluster to use; by default one is started here.")
+]
+Checkpoints = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoints", metavar="PLACE", help="Folder or fsspec URL for checkpoints and results, shared by all nodes; by default runs."
+    ),
+]
+AcceptNoisy = Annotated[
+    bool, typer.Option("--accept-noisy-timing", help="Go on although step times could not be measured well: times are worth less then.")
+]
