@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: real databases and free ports."""
+"""Fixtures that several test files share: real databases, free ports and a browser."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import postgres
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,19 @@ def postgres_database(postgres_server: postgres.PostgresServer) -> Iterator[str]
     name = f"empty_{uuid.uuid4().hex}"
     yield postgres_server.create_database(name)
     postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium. Of one module, because other tests run event loops of their own in this thread."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no Chromium: install Debian's package chromium")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield found
+        found.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -101,7 +115,11 @@ _LONGEST = (
     "test_database_faults.py",
     "test_store.py",
     "test_dispatcher.py",
+    "test_replay.py",
+    "test_search_benchmark.py",
     "test_bad_input.py",
+    "test_report.py",
+    "test_known_cost.py",
     "test_watchdog.py",
     "test_logs.py",
     "test_dashboard.py",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 import urllib.request
 
 import pytest
@@ -86,20 +84,6 @@ def test_the_strips_that_fit_into_a_card_span_the_front(tmp_path):
     assert pictured == [[numbers[place] for place in (0, 2, 4, 6)], numbers]
     assert card.layout.height == CARD_PX
     assert "4 of 7" in card.layout.title.text
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("no Chromium: install Debian's package chromium")
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
-        yield browser
-        browser.close()
 
 
 def test_a_browser_shows_the_study_with_our_front(served, browser, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from filled import TINY, filled_store
+from priced import make_priced
 from yaml import safe_dump
 
 from tuner import detach
@@ -47,6 +48,7 @@ def started(program, tmp_path):
 
 
 def test_a_lost_session_ends_nothing(place):
+    make_priced(f"sqlite:///{place / 'tuner.db'}", TINY)
     shell = launch("tiny.yaml", "--trials", 3, cwd=place)
     out, err = shell.communicate(timeout=PATIENCE_S)
     assert shell.returncode == 0, err

@@ -319,7 +319,8 @@ def retried_elsewhere(other, number):
 
 
 def test_a_late_result_goes_to_the_attempt_that_runs_now(store, other, tmp_path):
-    dispatcher = make(store, tmp_path, trials=1)
+    # Nothing is made ready beside it: else another trial might be begun just between the first attempt's failure and the second one.
+    dispatcher = make(store, tmp_path, trials=1, slots=0)
     with started(dispatcher):
         job = taken(dispatcher, "a")
         retry = retried_elsewhere(other, job.number)
@@ -331,7 +332,7 @@ def test_a_late_result_goes_to_the_attempt_that_runs_now(store, other, tmp_path)
 
 
 def test_a_late_result_of_a_trial_that_nobody_has_retried_counts(store, other, tmp_path):
-    dispatcher = make(store, tmp_path, trials=1)
+    dispatcher = make(store, tmp_path, trials=1, slots=0)
     with started(dispatcher):
         job = taken(dispatcher, "a")
         other.fail(job.number, "interrupted", "its driver has not been heard of")
@@ -343,7 +344,8 @@ def test_a_late_result_of_a_trial_that_nobody_has_retried_counts(store, other, t
 
 
 def test_of_two_results_of_a_root_trial_the_first_counts(store, other, tmp_path):
-    dispatcher = make(store, tmp_path, trials=2)
+    # Nothing is made ready beside it: else another trial might be begun just between the first attempt's failure and the second one.
+    dispatcher = make(store, tmp_path, trials=2, slots=1)
     lines = []
     dispatcher.on_event = lines.append
     with started(dispatcher):

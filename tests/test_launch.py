@@ -17,6 +17,7 @@ import pytest
 from filled import TINY
 from PIL import Image
 from postgres import missing_binaries, postgres_server
+from priced import make_priced
 from yaml import safe_dump
 
 from tuner.places import root_place
@@ -84,8 +85,8 @@ def stored(url, name):
 
 
 def test_a_launch_killed_in_the_middle_goes_on_where_it_was(place, postgres_database):
+    make_priced(postgres_database, KILLED)
     process = start("launch", "killed.yaml", "--storage", postgres_database, "--trials", 6, cwd=place)
-    wait_for(lambda: "killed" in StudyStore.names(open_storage(postgres_database)), process)
     store = stored(postgres_database, "killed")
     checkpoints = lambda: list(place.glob("runs/*/root-*/attempt-*/*.pt"))  # noqa: E731
     wait_for(lambda: store.finished_count() >= 2 and store.trials().running and checkpoints(), process)
@@ -123,8 +124,8 @@ def test_a_launch_killed_in_the_middle_goes_on_where_it_was(place, postgres_data
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(place):
     url = f"sqlite:///{place / 'tuner.db'}"
+    make_priced(url, KILLED)
     process = start("launch", "killed.yaml", "--trials", 8, cwd=place)
-    wait_for(lambda: (place / "tuner.db").exists() and "killed" in StudyStore.names(open_storage(url)), process)
     store = stored(url, "killed")
     wait_for(lambda: store.finished_count() >= 1, process)
     process.send_signal(signal.SIGINT)
@@ -139,8 +140,8 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(place):
 
 def test_tuner_stop_ends_a_launch(place):
     url = f"sqlite:///{place / 'tuner.db'}"
+    make_priced(url, KILLED)
     process = start("launch", "killed.yaml", "--trials", 8, cwd=place)
-    wait_for(lambda: (place / "tuner.db").exists() and "killed" in StudyStore.names(open_storage(url)), process)
     store = stored(url, "killed")
     wait_for(lambda: len(store.trials().running) >= 2, process)
     asked = subprocess.run([TUNER, "stop", "killed"], cwd=place, capture_output=True, text=True, check=True)
@@ -152,6 +153,7 @@ def test_tuner_stop_ends_a_launch(place):
 
 
 def test_hopeless_trials_are_stopped_early(place):
+    make_priced(f"sqlite:///{place / 'tuner.db'}", HOPELESS)
     process = start("launch", "hopeless.yaml", "--trials", 11, cwd=place)
     output = ended(process)
     assert process.returncode == 0, output

@@ -187,7 +187,8 @@ def test_an_outage_loses_no_stop(store, tmp_path, monkeypatch):
 
 
 def test_a_stop_goes_to_the_attempt_that_runs_now(store, other, tmp_path):
-    dispatcher = make(store, tmp_path, trials=1, stopper=Scripted(0))
+    # Nothing is made ready beside it: else another trial might be begun just between the first attempt's failure and the second one.
+    dispatcher = make(store, tmp_path, trials=1, slots=0, stopper=Scripted(0))
     with started(dispatcher):
         job = taken(dispatcher, "a")
         retry = retried_elsewhere(other, job.number)
@@ -199,7 +200,8 @@ def test_a_stop_goes_to_the_attempt_that_runs_now(store, other, tmp_path):
 
 
 def test_a_stop_that_comes_after_a_result_changes_nothing(store, other, tmp_path):
-    dispatcher = make(store, tmp_path, trials=2, stopper=Scripted(0))
+    # Nothing is made ready beside it: else another trial might be begun just between the first attempt's failure and the second one.
+    dispatcher = make(store, tmp_path, trials=2, slots=1, stopper=Scripted(0))
     lines = []
     dispatcher.on_event = lines.append
     with started(dispatcher):

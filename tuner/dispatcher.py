@@ -19,11 +19,11 @@ from optuna.trial import TrialState
 from trainers.errors import RunError
 from tuner.delivery import FINISHED, deliver, last_report
 from tuner.failures import FailureWatch
+from tuner.inbox import Inbox
 from tuner.jobs import EpochDone, Job, Report, TrialDone, TrialFailed, TrialStopped
 from tuner.maker import Running, TrialMaker
 from tuner.pricing import Pricing
 from tuner.records import refused_values
-from tuner.reports import Reports
 from tuner.results import front_roots
 from tuner.retention import Retention
 from tuner.source import TrialSource
@@ -72,7 +72,7 @@ class Dispatcher:
         self._rules = rules
         self.slots = slots
         self._ready: deque[Running] = deque()
-        self._reports = Reports()
+        self._inbox = Inbox()
         self._unwanted: set[str] = set()
         self._failures = FailureWatch()
         self._retention = Retention(maker.place, store.spec.checkpoints.keep)
@@ -98,7 +98,7 @@ class Dispatcher:
             if self.slots > 1 and len(self.running) > 1:
                 for running in self.running.values():
                     running.alone = False
-        self._reports.wake()
+        self._inbox.wake()
         return trial.job
 
     def epoch_done(self, tune_id: str, report: EpochDone) -> None:
@@ -114,7 +114,7 @@ class Dispatcher:
             running = self.running.pop(tune_id, None)
             self._unwanted.discard(tune_id)
         if running is not None:
-            self._reports.add(running, report)
+            self._inbox.add(running, report)
 
     def is_unwanted(self, tune_id: str) -> bool:
         """Whether a worker trains what is to end early, or what has a result already: another attempt was faster."""
@@ -126,7 +126,7 @@ class Dispatcher:
             running = self.running.pop(tune_id, None) if tune_id in self._unwanted else None
             self._unwanted.discard(tune_id)
         if running is not None and running.stopped is not None:
-            self._reports.add(running, running.stopped)
+            self._inbox.add(running, running.stopped)
 
     @property
     def exhausted(self) -> bool:
@@ -148,7 +148,7 @@ class Dispatcher:
     def close(self) -> None:
         """Tells what has finished, gives back what has not, and raises what went wrong in the threads."""
         self._closing.set()
-        self._reports.wake()
+        self._inbox.wake()
         for thread in self._threads:
             thread.join()
         # Whoever showed events may be what failed.
@@ -177,7 +177,7 @@ class Dispatcher:
         try:
             self._housekeeping()
             self._prepare()
-            self._reports.wait(EVENTS_S)
+            self._inbox.wait(EVENTS_S)
             self._tell()
         except DatabaseAway as error:
             if not self.is_paused:
@@ -200,7 +200,7 @@ class Dispatcher:
 
     def _tell(self) -> None:
         """Brings every report into the database. One that the database went away with is told again: telling twice changes nothing."""
-        for running, report in self._reports.untold():
+        for running, report in self._inbox.untold():
             match report or last_report(self._maker.place, running.claimed):
                 case TrialFailed(reason, may_pass):
                     self._fail(running, "lost" if may_pass else "error", reason)
@@ -303,11 +303,11 @@ class Dispatcher:
             claim = self._source.next()
             if claim is None:
                 # With nothing under way either, the launch is over.
-                self._exhausted = self._source.exhausted and not self._reports and self.store.running_count() == 0
+                self._exhausted = self._source.exhausted and not self._inbox and self.store.running_count() == 0
                 return
             running = self._stopping.priced(self._maker.running(claim.trial))
             if claim.record is not None:
-                self._reports.add(replace(running, alone=False), TrialDone(claim.record))
+                self._inbox.add(replace(running, alone=False), TrialDone(claim.record))
                 return
             with self._lock:
                 self._ready.append(running)

@@ -21,7 +21,7 @@ from tuner.replay.table import Table
 def cached_surrogate(table: Table, folder: Path | None = None) -> Surrogate:
     """The table's surrogate, fitted where it is not in the cache. folder: None takes the user's, $XDG_CACHE_HOME or ~/.cache."""
     path = (folder or _user_folder()) / f"surrogate-{_key(table)}.pickle"
-    if path.exists():
+    if path.exists() and path.stat().st_uid == os.getuid():
         return Surrogate(table, pickle.loads(path.read_bytes()))
     fitted = Surrogate.fitted(table)
     try:

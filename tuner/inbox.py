@@ -10,7 +10,7 @@ from tuner.jobs import Report
 from tuner.maker import Running
 
 
-class Reports:
+class Inbox:
     """Filled in Ray's event loop by `add`, which never waits; everything else is the work thread's. None: a worker died without a word."""
 
     def __init__(self) -> None:
