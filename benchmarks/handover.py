@@ -11,13 +11,18 @@ A real PostgreSQL with its usual durability. Every trial has all parameters, a c
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Final
 
 import torch
 from optuna.samplers import BaseSampler
+
+# A script finds its own folder only.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.evidence import provenance, write_result
 from benchmarks.filled_study import asked, drawn_points, fill, plan_cost, tell

@@ -32,6 +32,9 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+# A script finds its own folder only.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks.evidence import RESULTS, provenance, write_result
 from trainers.data import LoaderSplit, steps_per_epoch
 from trainers.device import available_cores

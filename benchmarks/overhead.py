@@ -21,6 +21,9 @@ from typing import Final
 import optuna
 import torch
 
+# A script finds its own folder only.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks.evidence import provenance, write_result
 from trainers.device import available_cores
 from tuner.records import RECORD

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +21,9 @@ from typing import Any, Final
 
 import torch
 from playwright.sync_api import Browser, sync_playwright
+
+# A script finds its own folder only.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.evidence import provenance, write_result
 from benchmarks.filled_study import STEPS_PER_EPOCH, drawn_points, fill, plan_cost, told

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,6 +23,9 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+
+# A script finds its own folder only.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.evidence import RESULTS, provenance
 from trainers import Schedule, TrainConfig

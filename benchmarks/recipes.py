@@ -11,12 +11,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Final, NamedTuple
 
 import torch
+
+# A script finds its own folder only.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.evidence import RESULTS, provenance
 from trainers import Schedule, TrainConfig, train

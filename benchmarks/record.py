@@ -23,6 +23,9 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+# A script finds its own folder only.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks.record_files import Line, PartialTable, read_lines
 from benchmarks.record_plan import TABLES, Planned, TablePlan, planned_trainings
 from studies.rules import parse_duration

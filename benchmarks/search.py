@@ -25,6 +25,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+# A script finds its own folder only.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks import search_quick, search_report
 from benchmarks.search_front import noise_free_front
 from benchmarks.search_methods import Method, methods

@@ -21,6 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+# A script finds its own folder only.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks.step_table import class_table, heading, step_table, summary_line, tables
 from trainers.environment import training_environment
 from trainers.errors import InputError

@@ -17,10 +17,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 import torch
+
+# A script finds its own folder only.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.evidence import provenance, write_result
 from trainers import Schedule, TrainConfig, train
