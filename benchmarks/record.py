@@ -32,6 +32,7 @@ from studies.rules import parse_duration
 from studies.space import TRAINING_FIELDS, possible_steps
 from trainers.environment import training_environment
 from trainers.errors import DownsampleTunerError, InputError, NonFiniteLossError
+from tuner.describe import describe_duration
 from tuner.replay.table import kind_name, parse_table, write_table
 
 FOLDER: Final = Path(__file__).parent / "tables"
@@ -183,12 +184,7 @@ class _Progress:
         params = planned.params
         reduced = f"{params['frequency']:.0%} at scale {params['scale']:g}" if params["frequency"] else "full resolution"
         outcome = f"{line['curve'][-1]:.2%} in {line['train_s']:.1f} s" if "curve" in line else line["error"]
-        return f"[{done}/{self._total}] {planned.seed}: {params['epochs']} epochs, {reduced}: {outcome}; {_hours(left_s)} left"
-
-
-def _hours(seconds: float) -> str:
-    minutes = math.ceil(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min"
+        return f"[{done}/{self._total}] {planned.seed}: {params['epochs']} epochs, {reduced}: {outcome}; {describe_duration(left_s)} left"
 
 
 def _arguments() -> argparse.Namespace:

@@ -37,6 +37,7 @@ from benchmarks.search_score import Choice
 from trainers.checks import check_name
 from trainers.environment import training_environment
 from trainers.errors import DownsampleTunerError, InputError
+from tuner.describe import describe_duration
 from tuner.replay.answers import Replay
 from tuner.replay.cache import cached_surrogate
 from tuner.replay.table import read_table
@@ -117,7 +118,7 @@ def simulate_all(replay: Replay, runs: Sequence[Run], results: Results, *, jobs:
             for number, (run, line) in enumerate(_ended(futures), start=1):
                 results.append(line)
                 left_s = (time.monotonic() - begin_s) / number * (len(runs) - number)
-                print(f"[{number}/{len(runs)}] {_words(run, line)}; {_hours(left_s)} left", flush=True)
+                print(f"[{number}/{len(runs)}] {_words(run, line)}; {describe_duration(left_s)} left", flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -170,11 +171,6 @@ def _words(run: Run, line: Line) -> str:
     trials = f"{line['trials']} trials" + (f", {line['pruned']} of them stopped," if line["pruned"] else "")
     workers = "1 worker" if run.workers == 1 else f"{run.workers} workers"
     return f"{run.method}, {workers}, seed {run.seed}: hypervolume {line['hypervolume'][-1]:.4f}, {trials} in {line['wall_s']:.0f} s"
-
-
-def _hours(seconds: float) -> str:
-    minutes = math.ceil(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _arguments() -> argparse.Namespace:
