@@ -310,6 +310,16 @@ def test_a_retry_has_the_log_of_its_attempt(tmp_path, study, capsys):
     assert capsys.readouterr().out == "first\nsecond\n"
 
 
+def test_what_other_ranks_said_as_they_hung_follows(tmp_path, study, capsys):
+    number = running_trial(study).number
+    write_log(tmp_path, "what rank 0 said\n", root=number)
+    folder = tmp_path / "place" / f"root-{number:05d}" / "attempt-1"
+    (folder / "log.rank1.txt").touch()
+    (folder / "log.rank2.txt").write_text("Timeout (0:01:00)!\n")
+    logs(tmp_path, "--trial", str(number))
+    assert capsys.readouterr().out == "what rank 0 said\nrank 2:\nTimeout (0:01:00)!\n"
+
+
 def test_a_trial_that_was_stopped_early_has_its_log(tmp_path, study, capsys):
     trial = running_trial(study)
     study.prune(trial.number, {})

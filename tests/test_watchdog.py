@@ -110,11 +110,14 @@ def test_a_training_that_hangs_ends_and_says_where(run, network, doing):
     assert "in run_epoch" in log
 
 
-def test_every_rank_has_a_watchdog_of_its_own(run):
+def test_every_rank_has_a_watchdog_and_a_log_of_its_own(run, tmp_path):
     process, log = run("GreedyNetwork", ranks=2)
     assert process.returncode == 1, process.stderr
     # Whichever was first, none is left: the other one would have kept the pipes of this process open.
-    assert "in backtracking" in log
+    words = [log, (tmp_path / "log.rank1.txt").read_text()]
+    assert any("in backtracking" in each for each in words)
+    # Each rank's words by themselves.
+    assert all(each.count("Timeout (") <= 1 for each in words)
 
 
 def test_a_slow_set_up_and_a_rest_between_epochs_are_no_hang(run):

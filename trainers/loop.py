@@ -105,9 +105,10 @@ class Training:
     def __init__(self, config: TrainConfig, ranks: Ranks = ALONE, watchdog: Watch = UNWATCHED) -> None:
         if ranks.size != config.ranks:
             raise InputError(f"ranks is {config.ranks}, it must be the size of the RankPool that trains, which is {ranks.size}")
-        self.config, self.ranks, self._watchdog = config, ranks, watchdog
+        self.config, self.ranks = config, ranks
+        self._watchdog = watchdog.of_rank(ranks.rank)
         self._place = None if config.checkpoint is None else RootPlace(config.checkpoint)
-        with watchdog:
+        with self._watchdog:
             self._set_up(config, ranks)
 
     def _set_up(self, config: TrainConfig, ranks: Ranks) -> None:

@@ -25,6 +25,9 @@ class Watch:
 
     def __exit__(self, *_: object) -> None: ...
 
+    def of_rank(self, rank: int) -> Watch:
+        return self
+
     def alive(self, share: float | None = 1.0) -> None: ...
 
     def pause(self) -> None: ...
@@ -37,7 +40,8 @@ class Watchdog(Watch):
     """Ends this process, with status 1, when a training in it goes on for too long without a sign of life.
 
     That is USUAL_STEPS times the usual step, and at least `floor_s`. Where no step is usual yet, and in phases without steps such as
-    set-up, compiling or writing to a slow disk, it is `patient_s`. Only watched inside `with`. It pickles, so every rank can have its own.
+    set-up, compiling or writing to a slow disk, it is `patient_s`. Only watched inside `with`. It pickles, so every rank can have its own
+    (`of_rank`).
 
     log: file to which the end and the stack of every thread are appended. There is one timer in a process: that of
     faulthandler.dump_traceback_later, which nothing else may use at the same time.
@@ -60,6 +64,10 @@ class Watchdog(Watch):
     def __exit__(self, *_: object) -> None:
         faulthandler.cancel_dump_traceback_later()
         self._file.close()
+
+    def of_rank(self, rank: int) -> Watchdog:
+        """The one of a rank: with a log of its own, see rank_log, because ranks hang together and their words would be mixed."""
+        return Watchdog(rank_log(self._log, rank), self._floor_s, self._patient_s)
 
     def alive(self, share: float | None = 1.0) -> None:
         """A step has ended that was as much work as this share of the largest step; None: something else went on, such as an evaluation."""
@@ -84,3 +92,9 @@ class Watchdog(Watch):
 
     def _arm(self, limit_s: float) -> None:
         faulthandler.dump_traceback_later(limit_s, file=self._file, exit=True)
+
+
+def rank_log(log: str | Path, rank: int) -> Path:
+    """Where a rank's words go: "log.txt" for rank 0, beside it "log.rank1.txt" for rank 1."""
+    path = Path(log)
+    return path if rank == 0 else path.with_name(f"{path.stem}.rank{rank}{path.suffix}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import sys
 import time
@@ -13,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trainers.errors import InputError, RunError
 from trainers.places import shown_place
+from trainers.watchdog import rank_log
 from tuner.commands import open_study
 from tuner.describe import printable
 from tuner.owner import is_dead
@@ -44,11 +46,16 @@ def show_logs(study: str, storage: str | None, trial: int, follow: bool) -> None
         if not content and (is_over or not follow):
             raise RunError(log.why_none())
         fresh = tail.new(content, whole=is_over or not follow)
-        sys.stdout.write(printable(fresh.decode("utf-8", "backslashreplace")))
-        sys.stdout.flush()
+        _show(fresh)
         if is_over or not follow:
+            log.show_other_ranks()
             return
         time.sleep(_POLL_S)
+
+
+def _show(content: bytes) -> None:
+    sys.stdout.write(printable(content.decode("utf-8", "backslashreplace")))
+    sys.stdout.flush()
 
 
 class Tail:
@@ -96,12 +103,20 @@ class _AttemptLog:
         self._study_place: str | None = store.get_attr(CHECKPOINTS)
         self._place = None if self._study_place is None else root_place(self._study_place, root)
 
-    def read(self) -> bytes | None:
-        """The log as it is now."""
+    def show_other_ranks(self) -> None:
+        """Prints what ranks 1 and above said as they hung; most have nothing to say."""
+        for rank in itertools.count(1):
+            if (content := self.read(rank)) is None:
+                return
+            if content:
+                _show(f"rank {rank}:\n".encode() + content)
+
+    def read(self, rank: int = 0) -> bytes | None:
+        """The log as it is now; None where there is none."""
         if self._place is None:
             return None
         try:
-            return self._place.read(self._attempt, LOG_NAME)
+            return self._place.read(self._attempt, rank_log(LOG_NAME, rank).name)
         except OSError as error:
             raise RunError(f"the log of trial {self._number} can't be read: {error}") from None
 
