@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 
 from trainers.device import device_name, versions
-from tuner.provenance import code_commit
+from tuner.launching.provenance import code_commit
 
 RESULTS: Final = Path(__file__).parent / "results"
 

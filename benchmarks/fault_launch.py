@@ -19,11 +19,11 @@ from rich.console import Console
 
 from benchmarks.fault_plan import configurations, study_spec
 from trainers.errors import DownsampleTunerError
-from tuner import cluster
-from tuner.launching import INTERRUPTED, LaunchOptions, launch
-from tuner.proposals import ListProposer
-from tuner.storage import open_storage, resolve_url
-from tuner.store import StudyStore
+from tuner.launching import cluster
+from tuner.launching.launch import INTERRUPTED, LaunchOptions, launch
+from tuner.launching.proposals import ListProposer
+from tuner.storage.opening import open_storage, resolve_url
+from tuner.storage.store import StudyStore
 
 # A launch that has not ended by then says where it is.
 STUCK_S = 590.0

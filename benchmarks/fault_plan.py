@@ -19,7 +19,7 @@ from studies.spec import StudySpec
 from trainers.cost import CostTable, StepCost
 from trainers.environment import training_environment
 from trainers.schedule import Step
-from tuner.proposals import Proposal
+from tuner.launching.proposals import Proposal
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 # In the place of a seed: what step times on this machine depend on.

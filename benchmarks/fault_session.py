@@ -16,10 +16,10 @@ from benchmarks.fault_plan import study_spec
 from benchmarks.fault_rows import Row, Rows
 from benchmarks.fault_site import Driver, Site
 from trainers.places import RootPlace
-from tuner.check import StudyCheck, check_study
-from tuner.storage import open_storage, resolve_url
-from tuner.store import StudyStore
-from tuner.timing import COST_TABLES
+from tuner.checking.check import StudyCheck, check_study
+from tuner.launching.timing import COST_TABLES
+from tuner.storage.opening import open_storage, resolve_url
+from tuner.storage.store import StudyStore
 
 # A launch that has nothing to do for so long is stuck. The hanging trial's minute, a long outage and a busy machine are in it.
 _LONGEST_LAUNCH_S: Final = 600.0

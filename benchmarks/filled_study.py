@@ -18,14 +18,14 @@ from sqlalchemy import insert, select
 from studies import StudySpec
 from studies.space import SearchSpace, canonical_params, possible_steps
 from trainers.cost import step_name
-from tuner import rows
-from tuner.distributions import distributions
-from tuner.records import CURVE, RECORD
 from tuner.samplers.candidates import Candidates
+from tuner.samplers.canonical import CanonicalSampler
+from tuner.samplers.distributions import distributions
 from tuner.samplers.plan_cost import PlanCost, plan_counts
-from tuner.sampling import CanonicalSampler
-from tuner.store import ClaimedTrial, StudyStore
-from tuner.trials import Rival
+from tuner.storage import rows
+from tuner.storage.records import CURVE, RECORD
+from tuner.storage.store import ClaimedTrial, StudyStore
+from tuner.storage.trials import Rival
 
 STEPS_PER_EPOCH: Final = 16
 

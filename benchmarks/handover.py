@@ -28,9 +28,9 @@ from benchmarks.evidence import provenance, write_result
 from benchmarks.filled_study import asked, drawn_points, fill, plan_cost, tell
 from studies import StudySpec, load_study
 from tests.postgres import postgres_server
-from tuner.sampling import build_sampler
-from tuner.storage import open_storage
-from tuner.store import StudyStore
+from tuner.samplers.build import build_sampler
+from tuner.storage.opening import open_storage
+from tuner.storage.store import StudyStore
 
 SAMPLERS: Final = ("random", "tpe", "known_cost")
 _WARM_UP: Final = 3

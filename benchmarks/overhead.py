@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.evidence import provenance, write_result
 from trainers.device import available_cores
-from tuner.records import RECORD
+from tuner.storage.records import RECORD
 
 STUDY: Final = "digits"
 SHORT: Final = ("training.epochs=4", "search.epochs={low: 2, high: 5}", "search.lr=0.1", "search.weight_decay=5e-4")

@@ -30,11 +30,11 @@ from benchmarks.filled_study import STEPS_PER_EPOCH, drawn_points, fill, plan_co
 from studies import load_study
 from studies.space import SearchSpace
 from trainers.cost import CostTable, StepCost
+from tuner.launching.timing import COST_TABLES, DATASET_FACTS
 from tuner.report.document import study_document
 from tuner.report.page import report_html
-from tuner.storage import open_storage
-from tuner.store import StudyStore
-from tuner.timing import COST_TABLES, DATASET_FACTS
+from tuner.storage.opening import open_storage
+from tuner.storage.store import StudyStore
 
 REPEATS: Final = 5
 # As in a search: every fifth trial trains at full resolution.

@@ -32,8 +32,8 @@ from studies.rules import parse_duration
 from studies.space import TRAINING_FIELDS, possible_steps
 from trainers.environment import training_environment
 from trainers.errors import DownsampleTunerError, InputError, NonFiniteLossError
-from tuner.describe import describe_duration
 from tuner.replay.table import kind_name, parse_table, write_table
+from tuner.results.describe import describe_duration
 
 FOLDER: Final = Path(__file__).parent / "tables"
 

@@ -37,10 +37,10 @@ from benchmarks.search_score import Choice
 from trainers.checks import check_name
 from trainers.environment import training_environment
 from trainers.errors import DownsampleTunerError, InputError
-from tuner.describe import describe_duration
 from tuner.replay.answers import Replay
 from tuner.replay.cache import cached_surrogate
 from tuner.replay.table import read_table
+from tuner.results.describe import describe_duration
 
 TABLES: Final = Path(__file__).parent / "tables"
 _BEGUN_S: Final = time.monotonic()

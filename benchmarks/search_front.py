@@ -8,8 +8,8 @@ import numpy as np
 
 from benchmarks.search_score import Choice
 from studies.space import canonical_params
-from tuner.front import non_dominated
 from tuner.replay.answers import Replay
+from tuner.results.front import non_dominated
 from tuner.samplers.candidates import Candidates, Point
 
 _FILLING: Final = 1024

@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from studies.domains import Choice, Range
 from studies.space import SearchSpace
-from tuner.distributions import distributions
-from tuner.front import TIME
+from tuner.results.front import TIME
+from tuner.samplers.distributions import distributions
 from tuner.samplers.history import Guess
 from tuner.samplers.known_cost import KnownCostSampler
 

@@ -14,12 +14,12 @@ from optuna.samplers import BaseSampler
 from benchmarks.search_learned_cost import LearnedCostSampler
 from benchmarks.search_peers import PEERS, peer_sampler
 from studies.stopper import StopperChoice, StopperName
-from tuner.records import expected_accuracy
 from tuner.replay.table import Table
+from tuner.samplers.build import build_sampler
 from tuner.samplers.known_cost import KnownCostSampler
-from tuner.sampling import build_sampler
 from tuner.stoppers import Stopper
 from tuner.stoppers.build import build_stopper
+from tuner.storage.records import expected_accuracy
 
 # rival: what ours has to beat. ours: what this project proposes. ablation: ours without one of its parts.
 Kind = Literal["rival", "ours", "ablation"]

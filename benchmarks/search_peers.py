@@ -25,8 +25,8 @@ from optuna.trial import FrozenTrial, TrialState
 from studies.domains import Choice, Range
 from studies.space import SearchSpace
 from trainers.errors import RunError
-from tuner.front import ACCURACY, TIME
-from tuner.sampling import CanonicalSampler
+from tuner.results.front import ACCURACY, TIME
+from tuner.samplers.canonical import CanonicalSampler
 
 _PROCESS: Final = Path(__file__).with_name("search_peer_process.py")
 

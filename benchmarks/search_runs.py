@@ -17,7 +17,7 @@ import tuner
 from benchmarks.record_files import PartialTable, read_lines
 from benchmarks.search_methods import Method, Task
 from benchmarks.search_score import GRID, Choice, chosen, regret
-from tuner.proposals import Ledger, Proposal, SearchProposer
+from tuner.launching.proposals import Ledger, Proposal, SearchProposer
 from tuner.replay.answers import Replay
 from tuner.replay.score import hypervolumes
 from tuner.replay.simulation import Limits, Outcome, simulate

@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tuner.best import best_for_drop
 from tuner.replay.simulation import SimulatedTrial
-from tuner.trials import CompletedTrial
+from tuner.results.best import best_for_drop
+from tuner.storage.trials import CompletedTrial
 
 Floats = NDArray[np.float64]
 

@@ -93,7 +93,7 @@ def _postgres_study_database(postgres_server: postgres.PostgresServer) -> str:
 
 def _make_tables(url: str) -> None:
     # Not at the top: most tests need no database, and Optuna takes a second to import.
-    from tuner.storage import open_storage, resolve_url
+    from tuner.storage.opening import open_storage, resolve_url
 
     open_storage(resolve_url(url, None)).engine.dispose()
 

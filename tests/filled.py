@@ -10,13 +10,13 @@ from optuna.storages import RDBStorage
 from studies.spec import StudySpec
 from trainers.cost import CostTable, StepCost, step_name
 from trainers.schedule import Step
-from tuner.confirmation import FIRST_FRESH_SEED, confirmation_name, confirmed_front, points_to_confirm
-from tuner.distributions import distributions
-from tuner.pricing import Pricing
-from tuner.proposals import Ledger, Proposal, SearchProposer
+from tuner.launching.pricing import Pricing
+from tuner.launching.proposals import Ledger, Proposal, SearchProposer
+from tuner.results.confirmation import FIRST_FRESH_SEED, confirmation_name, confirmed_front, points_to_confirm
+from tuner.samplers.canonical import CanonicalSampler
+from tuner.samplers.distributions import distributions
 from tuner.samplers.plan_cost import PlanCost
-from tuner.sampling import CanonicalSampler
-from tuner.store import StudyStore
+from tuner.storage.store import StudyStore
 
 TINY: dict[str, Any] = {
     "name": "tiny",

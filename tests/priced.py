@@ -14,9 +14,9 @@ from studies.space import possible_steps
 from studies.spec import StudySpec
 from trainers.cost import CostTable, StepCost
 from trainers.environment import training_environment
-from tuner.storage import open_storage
-from tuner.store import StudyStore
-from tuner.timing import COST_TABLES
+from tuner.launching.timing import COST_TABLES
+from tuner.storage.opening import open_storage
+from tuner.storage.store import StudyStore
 
 _CONDITIONS = """
 import json

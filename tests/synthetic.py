@@ -15,8 +15,8 @@ from optuna.samplers import BaseSampler
 from studies.space import canonical_params
 from studies.spec import StudySpec
 from trainers.schedule import Step
-from tuner.distributions import distributions
-from tuner.proposals import Ledger, Proposal, SearchProposer
+from tuner.launching.proposals import Ledger, Proposal, SearchProposer
+from tuner.samplers.distributions import distributions
 from tuner.samplers.plan_cost import PlanCost
 
 STEPS_PER_EPOCH = 40

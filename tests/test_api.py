@@ -20,8 +20,8 @@ from studies import StudySpec
 from trainers import Schedule
 from trainers.errors import InputError
 from tuner.cli import app
-from tuner.storage import open_storage
-from tuner.store import StudyStore
+from tuner.storage.opening import open_storage
+from tuner.storage.store import StudyStore
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,10 @@ def test_every_public_name_is_documented_and_typed():
 
 
 def test_launch_is_the_function_even_once_what_launches_is_loaded():
-    import tuner.launching
+    import tuner.launching.launch
 
     assert inspect.isfunction(tuner.launch)
-    assert inspect.ismodule(tuner.launching)
+    assert inspect.ismodule(tuner.launching.launch)
 
 
 def test_the_front_is_the_exported_one_as_a_frame(url, capsys):
@@ -181,7 +181,7 @@ def test_a_launch_with_nothing_left_returns_the_study(url, capsys):
 
 @pytest.mark.parametrize("stop", ["INTERRUPTED", "TERMINATED"])
 def test_a_launch_gets_its_options_and_an_interrupted_one_says_so(url, monkeypatch, stop):
-    import tuner.launching as launching
+    import tuner.launching.launch as launching
 
     seen = {}
 

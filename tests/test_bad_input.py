@@ -17,15 +17,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from optuna.samplers import RandomSampler
 
-import tuner.cost
-import tuner.launching
-import tuner.train
+import tuner.commands.cost
+import tuner.commands.train
+import tuner.launching.launch
 from studies.files import load_study
 from trainers.errors import InputError
 from tuner import cli_first_time
 from tuner.cli import app, main
-from tuner.distributions import distributions
-from tuner.storage import open_storage
+from tuner.samplers.distributions import distributions
+from tuner.storage.opening import open_storage
 
 TUNER = Path(sys.executable).parent / "tuner"
 LONGEST_SENTENCE = 1000
@@ -38,7 +38,7 @@ def names(rows):
 @pytest.fixture(autouse=True)
 def _accepted_is_a_failure(monkeypatch):
     """Without this a mistake that nobody notices would train for minutes, or replace the process of the tests."""
-    for module, name in ((tuner.launching, "launch"), (tuner.cost, "_enter"), (tuner.train, "_train")):
+    for module, name in ((tuner.launching.launch, "launch"), (tuner.commands.cost, "_enter"), (tuner.commands.train, "_train")):
         monkeypatch.setattr(module, name, lambda *args, **options: pytest.fail("the mistake was accepted"))
 
 

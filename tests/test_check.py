@@ -16,20 +16,20 @@ from optuna.storages._rdb import models
 from sqlalchemy import select, text
 
 from trainers.places import RESULT_NAME
-from tuner import rows
-from tuner import store as store_module
-from tuner.check import check_study
-from tuner.distributions import distributions
-from tuner.launching import ASKED
-from tuner.owner import this_owner
-from tuner.places import CHECKPOINTS, root_place
-from tuner.repair import repair, show_check
-from tuner.results import front_roots
-from tuner.sampling import CanonicalSampler
-from tuner.snapshot import Snapshot
-from tuner.storage import GRACE_S, open_storage
-from tuner.store import StudyStore
-from tuner.timing import COST_TABLES, DATASET_FACTS
+from tuner.checking.check import check_study
+from tuner.checking.repair import repair, show_check
+from tuner.checking.snapshot import Snapshot
+from tuner.launching.launch import ASKED
+from tuner.launching.places import CHECKPOINTS, root_place
+from tuner.launching.timing import COST_TABLES, DATASET_FACTS
+from tuner.results.stored import front_roots
+from tuner.samplers.canonical import CanonicalSampler
+from tuner.samplers.distributions import distributions
+from tuner.storage import rows
+from tuner.storage import store as store_module
+from tuner.storage.opening import GRACE_S, open_storage
+from tuner.storage.owner import this_owner
+from tuner.storage.store import StudyStore
 
 TRIALS = 6
 TABLES = models.BaseModel.metadata.sorted_tables
@@ -485,7 +485,7 @@ class TestResults:
                     if moment == "before":
                         super().__init__(store)
 
-        monkeypatch.setattr("tuner.repair.Snapshot", Reading)
+        monkeypatch.setattr("tuner.checking.repair.Snapshot", Reading)
         assert repair(store)[0] == []
         assert (store.running_count(), store.finished_count()) == (1, TRIALS)
 

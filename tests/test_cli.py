@@ -15,7 +15,7 @@ from yaml import safe_dump
 from trainers import Schedule
 from trainers.errors import InputError
 from tuner.cli import app
-from tuner.storage import open_storage
+from tuner.storage.opening import open_storage
 
 TUNER = Path(sys.executable).parent / "tuner"
 COMMANDS = [

@@ -14,12 +14,12 @@ from studies import StudySpec
 from trainers import Schedule
 from trainers.errors import InputError, RunError
 from tuner.cli import app
-from tuner.compare import ComparedStudy, comparison, holds_schedule, sentences
-from tuner.compare_schedules import strip
-from tuner.front import StudyFront
-from tuner.storage import open_storage
-from tuner.timing import COST_TABLES, DATASET_FACTS
-from tuner.trials import CompletedTrial
+from tuner.commands.compare import ComparedStudy, comparison, holds_schedule, sentences
+from tuner.commands.compare_schedules import strip
+from tuner.launching.timing import COST_TABLES, DATASET_FACTS
+from tuner.results.front import StudyFront
+from tuner.storage.opening import open_storage
+from tuner.storage.trials import CompletedTrial
 
 OBJECTIVES = {"relative_time": "minimize", "val_accuracy": "maximize"}
 

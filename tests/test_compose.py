@@ -16,7 +16,7 @@ from filled import filled_store
 from postgres import USER, missing_binaries, postgres_server
 from psycopg import errors
 
-from tuner.storage import open_storage, resolve_url
+from tuner.storage.opening import open_storage, resolve_url
 
 ROOT = Path(__file__).parent.parent
 ROLE_SQL = ROOT / "docs" / "postgresql.sql"

@@ -12,15 +12,15 @@ from rich.console import Console
 from scipy import stats
 
 from trainers.errors import InputError, RunError
-from tuner.answer import best_answer, best_details, best_trial
-from tuner.best import best_for_drop
 from tuner.cli import app
-from tuner.confirmation import confirmation_of, confirmation_words, confirmed_front, confirmed_points, points_to_confirm
-from tuner.export import front_json, front_table, render
-from tuner.front import StudyFront
-from tuner.plots import front_picture
-from tuner.storage import open_storage
-from tuner.trials import CompletedTrial
+from tuner.results.answer import best_answer, best_details, best_trial
+from tuner.results.best import best_for_drop
+from tuner.results.confirmation import confirmation_of, confirmation_words, confirmed_front, confirmed_points, points_to_confirm
+from tuner.results.export import front_json, front_table, render
+from tuner.results.front import StudyFront
+from tuner.results.plots import front_picture
+from tuner.storage.opening import open_storage
+from tuner.storage.trials import CompletedTrial
 
 OBJECTIVES = {"relative_time": "minimize", "val_accuracy": "maximize"}
 

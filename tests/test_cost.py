@@ -15,8 +15,8 @@ from trainers.config import DataConfig
 from trainers.cost import CostTable, StepCost, parse_step, step_name
 from trainers.errors import InputError, NoisyTimingError
 from trainers.schedule import Step
-from tuner.pricing import FirstBaseline
-from tuner.trials import CompletedTrial
+from tuner.launching.pricing import FirstBaseline
+from tuner.storage.trials import CompletedTrial
 
 FULL, HALF, POOLED = Step(32, "full"), Step(16, "full"), Step(16, "pooled")
 HALF_OF_FOUR = Step(16, "full", 4)

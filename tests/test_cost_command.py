@@ -17,7 +17,7 @@ from trainers.data import load_data
 from trainers.device import resolve_device
 from trainers.environment import training_environment
 from trainers.schedule import Step
-from tuner.cost import IMAGE_SETS, prediction
+from tuner.commands.cost import IMAGE_SETS, prediction
 
 TUNER = Path(sys.executable).parent / "tuner"
 # Notes what the process had when the module was loaded, and its folder, which an installed command does not look into by itself.

@@ -14,11 +14,11 @@ from optuna_dashboard import save_note
 from optuna_dashboard._note import save_note_with_version
 from serving import dashboard
 
-from tuner.dashboard import CARD_PX, attach_plots
-from tuner.plots_html import front_html, schedules_figure
-from tuner.results import study_front
-from tuner.storage import open_storage
-from tuner.store import StudyStore
+from tuner.results.plots_html import front_html, schedules_figure
+from tuner.results.stored import study_front
+from tuner.serving.dashboard import CARD_PX, attach_plots
+from tuner.storage.opening import open_storage
+from tuner.storage.store import StudyStore
 
 TOKEN = "a-token-of-the-users-own"
 # A title that reads "run" gives away a script that was.

@@ -19,12 +19,12 @@ from test_storage import everything_said
 from benchmarks.tcp_proxy import TcpProxy
 from studies import StudySpec
 from trainers.errors import RunError
-from tuner import connections
-from tuner import storage as storage_module
-from tuner.connections import unpooled_engine
-from tuner.distributions import distributions
-from tuner.storage import DatabaseAway, holds_studies, is_transient, open_storage, with_retries
-from tuner.store import StudyStore
+from tuner.samplers.distributions import distributions
+from tuner.storage import connections
+from tuner.storage import opening as storage_module
+from tuner.storage.connections import unpooled_engine
+from tuner.storage.opening import DatabaseAway, holds_studies, is_transient, open_storage, with_retries
+from tuner.storage.store import StudyStore
 
 # A test of calls that must end should not wait for one that doesn't.
 pytestmark = pytest.mark.timeout(120)

@@ -14,10 +14,10 @@ from filled import TINY, filled_store
 from priced import make_priced
 from yaml import safe_dump
 
-from tuner import detach
-from tuner.detach import begun_or_ended, start
-from tuner.storage import open_storage
-from tuner.store import StudyStore
+from tuner.launching import detach
+from tuner.launching.detach import begun_or_ended, start
+from tuner.storage.opening import open_storage
+from tuner.storage.store import StudyStore
 
 TUNER = Path(sys.executable).parent / "tuner"
 PATIENCE_S = 240

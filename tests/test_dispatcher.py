@@ -17,21 +17,21 @@ from rich.console import Console
 
 from trainers.errors import RunError
 from trainers.places import RootPlace
-from tuner import dispatcher as dispatcher_module
-from tuner.dispatcher import STOP_REQUEST, Dispatcher
-from tuner.display import LaunchDisplay
-from tuner.distributions import distributions
-from tuner.jobs import EpochDone, TrialDone, TrialFailed
-from tuner.maker import TrialMaker
-from tuner.places import root_place
-from tuner.pricing import FirstBaseline
-from tuner.proposals import ListProposer, Proposal, SearchProposer
-from tuner.results import study_front
-from tuner.sampling import CanonicalSampler
-from tuner.stop_rules import StopRules
-from tuner.storage import DatabaseAway, open_storage
-from tuner.store import StudyStore
-from tuner.trial_log import LOG_NAME
+from tuner.launching import dispatcher as dispatcher_module
+from tuner.launching.dispatcher import STOP_REQUEST, Dispatcher
+from tuner.launching.display import LaunchDisplay
+from tuner.launching.jobs import EpochDone, TrialDone, TrialFailed
+from tuner.launching.maker import TrialMaker
+from tuner.launching.places import root_place
+from tuner.launching.pricing import FirstBaseline
+from tuner.launching.proposals import ListProposer, Proposal, SearchProposer
+from tuner.launching.stop_rules import StopRules
+from tuner.launching.trial_log import LOG_NAME
+from tuner.results.stored import study_front
+from tuner.samplers.canonical import CanonicalSampler
+from tuner.samplers.distributions import distributions
+from tuner.storage.opening import DatabaseAway, open_storage
+from tuner.storage.store import StudyStore
 
 PATIENCE_S = 30
 
@@ -512,8 +512,8 @@ def test_what_is_finished_while_the_database_is_away_is_told_by_the_next_launch(
         dispatcher.trial_done("a", good(store, job, 0.65))
         with pytest.raises(RunError, match="what has finished is kept beside its checkpoints, and the next launch tells it"):
             dispatcher.close()
-    monkeypatch.setattr("tuner.store.this_owner", lambda: {"pid": 1, "host": "another process"})
-    monkeypatch.setattr("tuner.store.is_dead", lambda owner: True)
+    monkeypatch.setattr("tuner.storage.store.this_owner", lambda: {"pid": 1, "host": "another process"})
+    monkeypatch.setattr("tuner.storage.store.is_dead", lambda owner: True)
     jobs = drive(store, make(store, tmp_path, trials=3), lambda n, job: good(store, job))
     assert job.config.seed not in [later.config.seed for later in jobs]
     trials = store.trials()

@@ -35,7 +35,7 @@ from trainers.ranks import ALONE, Ranks
 from trainers.schedule import Step
 from trainers.splits import LoaderSplit, Split, TensorSplit
 from trainers.steps import add_gradients
-from tuner.jobs import Job, TrialDone, TrialFailed
+from tuner.launching.jobs import Job, TrialDone, TrialFailed
 
 CONFIG = TrainConfig(
     model="test_distributed:plain_network",
@@ -390,7 +390,7 @@ def test_a_study_whose_gpus_cannot_share_its_batches_is_refused() -> None:
 
 def test_a_worker_keeps_its_ranks_from_trial_to_trial_until_one_fails(tmp_path: Path) -> None:
     # Not at the top: the other processes import this file, and Ray takes seconds.
-    from tuner.worker import TrialWorker
+    from tuner.launching.worker import TrialWorker
 
     diverging = dataclasses.replace(CONFIG, lr=1e30, lr_curve="cosine", model="cifar_resnet8")
     with pytest.raises(NonFiniteLossError) as alone:

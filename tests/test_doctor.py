@@ -17,10 +17,20 @@ from psycopg import sql
 from yaml import safe_dump
 
 from trainers.errors import RunError
-from tuner import doctor, node_checks
-from tuner.doctor import check_address, check_database, check_here, check_this_node, raise_problems, together, warnings_in
-from tuner.node_checks import Finding, NodeOrder, check_data, check_disk, check_network, check_node, check_place, check_shared, class_count
-from tuner.storage import open_storage, resolve_url
+from tuner.launching import doctor, node_checks
+from tuner.launching.doctor import check_address, check_database, check_here, check_this_node, raise_problems, together, warnings_in
+from tuner.launching.node_checks import (
+    Finding,
+    NodeOrder,
+    check_data,
+    check_disk,
+    check_network,
+    check_node,
+    check_place,
+    check_shared,
+    class_count,
+)
+from tuner.storage.opening import open_storage, resolve_url
 
 TUNER = Path(sys.executable).parent / "tuner"
 PATIENCE_S = 240
@@ -292,8 +302,8 @@ import dataclasses, json, sys
 from pathlib import Path
 from rich.console import Console
 from studies.files import load_study
-from tuner.cluster import ray_cluster
-from tuner.doctor import check_nodes
+from tuner.launching.cluster import ray_cluster
+from tuner.launching.doctor import check_nodes
 
 spec = load_study("own.yaml")
 gone = load_study("own.yaml", ["dataset.root=gone"])

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from trainers.cost import CostTable
 from tuner.cli import app
-from tuner.dry_run import expected_costs, show_dry_run
-from tuner.storage import open_storage
-from tuner.store import StudyStore
+from tuner.commands.dry_run import expected_costs, show_dry_run
+from tuner.storage.opening import open_storage
+from tuner.storage.store import StudyStore
 
 TABLE = CostTable({"device": "abacus"}, 100.0, COSTS, 25, 0.0)
 # Two trainings: the baseline of four epochs, and one whose every step is reduced to a quarter of the cost.

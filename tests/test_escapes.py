@@ -17,14 +17,14 @@ from filled import filled_store
 from optuna.samplers import RandomSampler
 from rich.console import Console
 
-from tuner.catalog import SPEC
 from tuner.cli import main
-from tuner.describe import printable
-from tuner.display import LaunchDisplay, calibration_progress
-from tuner.distributions import distributions
-from tuner.export import render, write_export
-from tuner.results import study_front
-from tuner.storage import open_storage
+from tuner.launching.display import LaunchDisplay, calibration_progress
+from tuner.results.describe import printable
+from tuner.results.export import render, write_export
+from tuner.results.stored import study_front
+from tuner.samplers.distributions import distributions
+from tuner.storage.catalog import SPEC
+from tuner.storage.opening import open_storage
 
 MARKUP = "<img src=x onerror=alert(1)></script><script>alert(1)</script> [red]x[/blue] '; DROP TABLE trials; -- $(touch x) `touch x`"
 STEERING = "\x1b[2J\x1b]52;c;cm0gLXJm\x07\x9b31m\r\x08\u202e\u2028"
@@ -68,7 +68,7 @@ def test_status_shows_hosts_reasons_and_names_as_texts(store, tmp_path, monkeypa
         assert is_plain(shown.out + shown.err)
         return shown.out, shown.err
 
-    monkeypatch.setattr("tuner.store.this_owner", lambda: {"host": EVIL, "pid": 1, "machine": EVIL})
+    monkeypatch.setattr("tuner.storage.store.this_owner", lambda: {"host": EVIL, "pid": 1, "machine": EVIL})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "1000")
     space = distributions(store.spec.search)

@@ -19,13 +19,13 @@ from rich.console import Console
 
 from trainers.errors import InputError
 from trainers.schedule import Schedule
-from tuner.describe import describe_schedule, describe_training, describe_value, schedule_of
-from tuner.export import front_csv, front_json, front_table, render, save_schedule, write_export
-from tuner.front import StudyFront
-from tuner.plots import PICTURED_STEPS, front_picture, schedules_picture, staircase
-from tuner.plots_html import front_figure, schedules_figure
-from tuner.plots_image import front_drawing
-from tuner.trials import CompletedTrial
+from tuner.results.describe import describe_schedule, describe_training, describe_value, schedule_of
+from tuner.results.export import front_csv, front_json, front_table, render, save_schedule, write_export
+from tuner.results.front import StudyFront
+from tuner.results.plots import PICTURED_STEPS, front_picture, schedules_picture, staircase
+from tuner.results.plots_html import front_figure, schedules_figure
+from tuner.results.plots_image import front_drawing
+from tuner.storage.trials import CompletedTrial
 
 TWO = {"relative_time": "minimize", "val_accuracy": "maximize"}
 SCHEDULE = {

@@ -222,7 +222,7 @@ def test_no_answer_writes_nothing(folder, monkeypatch):
 
 def test_known_names_and_factories_need_no_torch():
     script = (
-        "import sys\nfrom tuner.init import check_model_name\n"
+        "import sys\nfrom tuner.commands.init import check_model_name\n"
         "for name in ('cifar_resnet8', 'resnet50', 'nets:make'): check_model_name(name)\n"
         "print([name for name in ('torch', 'ray', 'optuna') if name in sys.modules])"
     )

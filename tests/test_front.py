@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from optuna._hypervolume import compute_hypervolume
 
 from trainers.errors import InputError, RunError
-from tuner.best import best_for_drop, best_for_time, knee
-from tuner.front import baseline, front, hypervolume, hypervolume_2d, measured, non_dominated, rival_front, time_saved
-from tuner.trials import CompletedTrial
+from tuner.results.best import best_for_drop, best_for_time, knee
+from tuner.results.front import baseline, front, hypervolume, hypervolume_2d, measured, non_dominated, rival_front, time_saved
+from tuner.storage.trials import CompletedTrial
 
 TWO = {"relative_time": "minimize", "val_accuracy": "maximize"}
 NAN, INF = math.nan, math.inf

@@ -17,14 +17,14 @@ from synthetic import REFERENCE, SPEC, SimulatedSearch, hypervolume, plan_cost, 
 from studies.space import TRAINING_FIELDS, canonical_params
 from studies.spec import StudySpec
 from trainers.errors import InputError
-from tuner.distributions import distributions
 from tuner.samplers.accuracy_model import AccuracyModel, Kernels
 from tuner.samplers.candidates import Candidates, from_shares, to_shares
+from tuner.samplers.canonical import CanonicalSampler
+from tuner.samplers.distributions import distributions
 from tuner.samplers.history import Known, Trials, informative
 from tuner.samplers.improvement import FrontSteps
 from tuner.samplers.known_cost import KnownCostSampler
 from tuner.samplers.plan_cost import PlanCost
-from tuner.sampling import CanonicalSampler
 
 SPACE = SPEC.search
 

@@ -20,11 +20,11 @@ from postgres import missing_binaries, postgres_server
 from priced import make_priced
 from yaml import safe_dump
 
-from tuner.places import root_place
-from tuner.results import study_front
-from tuner.storage import open_storage, resolve_url
-from tuner.store import StudyStore
-from tuner.trial_log import LOG_NAME
+from tuner.launching.places import root_place
+from tuner.launching.trial_log import LOG_NAME
+from tuner.results.stored import study_front
+from tuner.storage.opening import open_storage, resolve_url
+from tuner.storage.store import StudyStore
 
 TUNER = Path(sys.executable).parent / "tuner"
 # Of this run only: another one beside it has its own in its processes.

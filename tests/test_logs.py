@@ -20,10 +20,10 @@ from optuna.trial import TrialState
 from trainers.errors import InputError, RunError
 from trainers.places import RootPlace
 from tuner.cli import app
-from tuner.distributions import distributions
-from tuner.logs import Tail
-from tuner.storage import open_storage
-from tuner.trial_log import LOG_NAME, MAX_BYTES, trial_log
+from tuner.commands.logs import Tail
+from tuner.launching.trial_log import LOG_NAME, MAX_BYTES, trial_log
+from tuner.samplers.distributions import distributions
+from tuner.storage.opening import open_storage
 
 TUNER = Path(sys.executable).parent / "tuner"
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
@@ -48,7 +48,7 @@ def printed_by_c(text):
 PRINTING = r"""
 import ctypes, logging, os, subprocess, sys
 from trainers.places import RootPlace
-from tuner.trial_log import trial_log
+from tuner.launching.trial_log import trial_log
 
 print("before")
 for attempt in (1, 2):
@@ -77,7 +77,7 @@ def test_everything_that_is_printed_goes_to_its_attempts_log_and_nowhere_else(tm
 WARNING = """
 import sys, warnings
 from trainers.places import RootPlace
-from tuner.trial_log import trial_log
+from tuner.launching.trial_log import trial_log
 
 def warn():
     warnings.warn("warned", stacklevel=1)
@@ -180,7 +180,7 @@ def test_a_full_disk_ends_no_training_and_the_log_says_what_it_lacks(tmp_path):
 
 
 def test_a_place_that_is_no_folder_gets_copies(monkeypatch):
-    monkeypatch.setattr("tuner.trial_log._COPY_EVERY_S", 0.0)
+    monkeypatch.setattr("tuner.launching.trial_log._COPY_EVERY_S", 0.0)
     place = "memory://logs/root-00001"
     with trial_log(RootPlace(place), 2) as log:
         print("first")
@@ -202,7 +202,7 @@ def test_copies_are_not_made_all_the_time():
 
 
 def test_a_place_that_is_away_gets_the_log_when_it_is_back(tmp_path, monkeypatch):
-    monkeypatch.setattr("tuner.trial_log._COPY_EVERY_S", 0.0)
+    monkeypatch.setattr("tuner.launching.trial_log._COPY_EVERY_S", 0.0)
     in_the_way = tmp_path / "root"
     in_the_way.write_text("no folder")
     with trial_log(RootPlace(str(in_the_way)), 1) as log:
@@ -218,7 +218,7 @@ def test_a_place_that_is_away_gets_the_log_when_it_is_back(tmp_path, monkeypatch
 DYING = """
 import ctypes, os, sys
 from trainers.places import RootPlace
-from tuner.trial_log import trial_log
+from tuner.launching.trial_log import trial_log
 with trial_log(RootPlace(sys.argv[1]), 1):
     print("last words")
     if os.fork() == 0:

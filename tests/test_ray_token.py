@@ -10,14 +10,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tuner.ray_token import ray_token
+from tuner.launching.ray_token import ray_token
 
 ROOT = Path(__file__).parent.parent
 AUTH_NAMES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR")
 DRIVER = """
 import json, logging, os, sys, ray
 from pathlib import Path
-from tuner.ray_token import ray_token
+from tuner.launching.ray_token import ray_token
 
 @ray.remote
 def environment():

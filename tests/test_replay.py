@@ -24,8 +24,8 @@ import tuner.replay
 from studies.space import canonical_params
 from trainers.errors import InputError, RunError
 from trainers.schedule import Step
-from tuner.front import hypervolume_2d
-from tuner.proposals import ListProposer, Proposal
+from tuner.launching.proposals import ListProposer, Proposal
+from tuner.launching.timing import COST_TABLES, DATASET_FACTS
 from tuner.replay.answers import Replay
 from tuner.replay.cache import cached_surrogate
 from tuner.replay.features import epoch_features
@@ -36,12 +36,13 @@ from tuner.replay.score import Point, Score, hypervolumes
 from tuner.replay.simulation import Limits, simulate
 from tuner.replay.surrogate import Surrogate
 from tuner.replay.table import parse_table, read_table, write_table
-from tuner.results import study_front
-from tuner.sampling import CanonicalSampler, build_sampler
+from tuner.results.front import hypervolume_2d
+from tuner.results.stored import study_front
+from tuner.samplers.build import build_sampler
+from tuner.samplers.canonical import CanonicalSampler
 from tuner.stoppers import Stop
-from tuner.storage import open_storage
-from tuner.store import StudyStore
-from tuner.timing import COST_TABLES, DATASET_FACTS
+from tuner.storage.opening import open_storage
+from tuner.storage.store import StudyStore
 
 
 @pytest.fixture(scope="module")

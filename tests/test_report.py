@@ -16,18 +16,18 @@ from optuna.trial import create_trial
 from trainers.cost import CostTable
 from trainers.errors import RunError
 from trainers.schedule import Schedule
-from tuner.describe import schedule_of
-from tuner.distributions import distributions
-from tuner.front import StudyFront, hypervolume
+from tuner.launching.timing import COST_TABLES, DATASET_FACTS
 from tuner.report import document, page
 from tuner.report.command import write_report
 from tuner.report.details import strip
 from tuner.report.document import study_document
 from tuner.report.headline import headline
-from tuner.storage import open_storage
-from tuner.store import StudyStore
-from tuner.timing import COST_TABLES, DATASET_FACTS
-from tuner.trials import CompletedTrial
+from tuner.results.describe import schedule_of
+from tuner.results.front import StudyFront, hypervolume
+from tuner.samplers.distributions import distributions
+from tuner.storage.opening import open_storage
+from tuner.storage.store import StudyStore
+from tuner.storage.trials import CompletedTrial
 
 EVIL = "<img src=x onerror=\"document.title='run'\"></script><script>document.title='run'</script><!--<script><b>\u202e\x1b[2J"
 OBJECTIVES = {"relative_time": "minimize", "val_accuracy": "maximize"}

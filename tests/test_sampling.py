@@ -8,11 +8,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.search_space import intersection_search_space
 
 from studies.space import SCHEDULE_FIELDS
-from tuner.distributions import distributions
-from tuner.proposals import Ledger, Proposal, SearchProposer
-from tuner.sampling import build_sampler
-from tuner.storage import open_storage
-from tuner.store import StudyStore
+from tuner.launching.proposals import Ledger, Proposal, SearchProposer
+from tuner.samplers.build import build_sampler
+from tuner.samplers.distributions import distributions
+from tuner.storage.opening import open_storage
+from tuner.storage.store import StudyStore
 
 SAMPLERS = ["tpe", "nsga2", "gp", "random", "qmc", "known_cost"]
 

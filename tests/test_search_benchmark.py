@@ -31,12 +31,12 @@ from benchmarks.search_select import current
 from studies.space import canonical_params
 from trainers.environment import training_environment
 from trainers.errors import InputError, RunError
-from tuner.distributions import distributions
 from tuner.replay.answers import Replay
 from tuner.replay.simulation import SimulatedTrial
 from tuner.replay.surrogate import Surrogate
 from tuner.replay.table import parse_table
 from tuner.samplers.candidates import Candidates
+from tuner.samplers.distributions import distributions
 
 # Newer Pythons warn of forks in a process that has threads, as that of a parallel test run.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

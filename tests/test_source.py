@@ -6,12 +6,12 @@ import pytest
 from filled import tiny_spec
 from optuna.samplers import RandomSampler
 
-from tuner.distributions import distributions
-from tuner.maker import TrialMaker
-from tuner.proposals import ListProposer, Proposal
-from tuner.source import TrialSource
-from tuner.storage import open_storage
-from tuner.store import StudyStore
+from tuner.launching.maker import TrialMaker
+from tuner.launching.proposals import ListProposer, Proposal
+from tuner.launching.source import TrialSource
+from tuner.samplers.distributions import distributions
+from tuner.storage.opening import open_storage
+from tuner.storage.store import StudyStore
 
 NAN = "the training loss became nan"
 

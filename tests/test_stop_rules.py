@@ -9,9 +9,9 @@ from yaml import safe_dump
 
 from trainers.errors import InputError
 from tuner.cli import app
-from tuner.stop_rules import StopRules, accelerator_seconds, hypervolume_noise
-from tuner.storage import open_storage
-from tuner.trials import CompletedTrial, PrunedTrial, StudyTrials
+from tuner.launching.stop_rules import StopRules, accelerator_seconds, hypervolume_noise
+from tuner.storage.opening import open_storage
+from tuner.storage.trials import CompletedTrial, PrunedTrial, StudyTrials
 
 
 def completed(number, time, accuracy, last_change=0.0, seconds=None):

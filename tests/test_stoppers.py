@@ -18,19 +18,19 @@ from sklearn.linear_model import Ridge
 
 from studies.spec import StudySpec
 from trainers.errors import InputError
-from tuner.records import expected_accuracy
 from tuner.replay.answers import Replay
 from tuner.replay.simulation import Limits, simulate
 from tuner.replay.surrogate import Surrogate
-from tuner.results import study_front
-from tuner.sampling import CanonicalSampler
+from tuner.results.stored import study_front
+from tuner.samplers.canonical import CanonicalSampler
 from tuner.stoppers import Stop
 from tuner.stoppers.build import build_stopper
 from tuner.stoppers.dominance import EXEMPT_FRAC, Dominance, is_exempt
 from tuner.stoppers.pareto_asha import MOST_TRIALS, ParetoAsha, count_better, crowding
-from tuner.storage import open_storage
-from tuner.store import StudyStore
-from tuner.trials import UnmeasuredTrial
+from tuner.storage.opening import open_storage
+from tuner.storage.records import expected_accuracy
+from tuner.storage.store import StudyStore
+from tuner.storage.trials import UnmeasuredTrial
 
 STOPPERS = {"dominance": partial(Dominance, 0.8), "pareto_asha": ParetoAsha}
 # Root trials that may be stopped, and one that may not.

@@ -11,23 +11,23 @@ from optuna.trial import TrialState, create_trial
 from test_dispatcher import drive, good, make, retried_elsewhere, started, taken, wait_until
 
 from trainers.places import RootPlace
-from tuner import dispatcher as dispatcher_module
-from tuner import stopping as stopping_module
-from tuner.distributions import distributions
-from tuner.jobs import EpochDone
-from tuner.records import expected_accuracy
-from tuner.results import study_front
+from tuner.launching import dispatcher as dispatcher_module
+from tuner.launching import stopping as stopping_module
+from tuner.launching.jobs import EpochDone
+from tuner.launching.stopping import Stopping
+from tuner.results.stored import study_front
+from tuner.samplers.build import build_sampler
+from tuner.samplers.distributions import distributions
 from tuner.samplers.plan_cost import PlanCost
-from tuner.sampling import build_sampler
 from tuner.stoppers import Stop
-from tuner.stopping import Stopping
-from tuner.storage import DatabaseAway, open_storage
-from tuner.store import StudyStore
+from tuner.storage.opening import DatabaseAway, open_storage
+from tuner.storage.records import expected_accuracy
+from tuner.storage.store import StudyStore
 
 with warnings.catch_warnings():
     # Ray's own, at its import.
     warnings.simplefilter("ignore")
-    from tuner.searcher import StopWhenAsked
+    from tuner.launching.searcher import StopWhenAsked
 
 SECONDS = {"train": 1.0, "data": 0.1, "evaluation": 0.1, "checkpoint": 0.0}
 

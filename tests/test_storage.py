@@ -19,10 +19,10 @@ from sqlalchemy import create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from trainers.errors import InputError, RunError
-from tuner import connections
-from tuner import storage as storage_module
-from tuner.connections import schema_lock
-from tuner.storage import (
+from tuner.storage import connections
+from tuner.storage import opening as storage_module
+from tuner.storage.connections import schema_lock
+from tuner.storage.opening import (
     DatabaseAway,
     forget_secrets,
     holds_studies,
@@ -37,7 +37,7 @@ from tuner.storage import (
 SECRET = "s3cr:t/p{a}ss%40w"
 QUOTED_SECRET = "s3cr%3At%2Fp%7Ba%7Dss%2540w"
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tuner.store"])
+PROCESSES.set_forkserver_preload(["tuner.storage.store"])
 
 
 @pytest.fixture(scope="module")

@@ -27,15 +27,15 @@ from sqlalchemy.exc import OperationalError
 
 from studies import StudySpec
 from trainers.errors import InputError
-from tuner import owner as owner_module
-from tuner import rows
-from tuner import store as store_module
-from tuner.distributions import distributions
-from tuner.owner import is_dead, this_owner
-from tuner.sampling import build_sampler
-from tuner.storage import GRACE_S, DatabaseAway, open_storage, resolve_url
-from tuner.store import MAX_LOST, StudyStore
-from tuner.trials import CompletedTrial, StudyTrials
+from tuner.samplers.build import build_sampler
+from tuner.samplers.distributions import distributions
+from tuner.storage import owner as owner_module
+from tuner.storage import rows
+from tuner.storage import store as store_module
+from tuner.storage.opening import GRACE_S, DatabaseAway, open_storage, resolve_url
+from tuner.storage.owner import is_dead, this_owner
+from tuner.storage.store import MAX_LOST, StudyStore
+from tuner.storage.trials import CompletedTrial, StudyTrials
 
 SEARCH = {"frequency": [0.0, 0.5, 1.0], "scale": 0.25, "lr": {"low": 0.01, "high": 1.0, "log": True}, "window_length": [0.5, 0.8]}
 SPEC = StudySpec.from_json_dict(
@@ -61,7 +61,7 @@ RECORD = {
 }
 ELSEWHERE = {"host": "elsewhere", "machine": "m", "boot_id": "b", "pid_namespace": "n", "pid": 1, "started": 1}
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tuner.store"])
+PROCESSES.set_forkserver_preload(["tuner.storage.store"])
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from filled import filled_store
 from serving import asked, dashboard
 
 from trainers.errors import InputError, RunError
-from tuner.dashboard import serve
-from tuner.storage import open_storage
+from tuner.serving.dashboard import serve
+from tuner.storage.opening import open_storage
 
 TOKEN = "a-token-of-the-user's own"
 

@@ -10,12 +10,12 @@ import pytest
 from filled import tiny_spec
 
 from trainers.places import RootPlace
-from tuner.jobs import EpochDone, Job, TrialDone, TrialFailed
+from tuner.launching.jobs import EpochDone, Job, TrialDone, TrialFailed
 
 with warnings.catch_warnings():
     # Ray's own, at its import.
     warnings.simplefilter("ignore")
-    from tuner.worker import TrialWorker, _freeze_what_stays
+    from tuner.launching.worker import TrialWorker, _freeze_what_stays
 
 NETWORK = """
 from trainers.models import build_model

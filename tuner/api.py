@@ -16,16 +16,16 @@ from trainers.checks import check_integer
 from trainers.errors import InputError
 from trainers.schedule import Schedule
 from trainers.wording import one_line
-from tuner.answer import best_answer, best_trial
-from tuner.best import best_for_drop
-from tuner.commands import open_study, spec_to_launch, study_to_launch
-from tuner.confirmation import confirmation_words, confirmed_front
-from tuner.describe import describe_schedule, printable, schedule_of
-from tuner.export import trial_rows
-from tuner.front import StudyFront
-from tuner.results import stored_spec
-from tuner.store import StudyStore
-from tuner.trials import CompletedTrial
+from tuner.commands.study import study_to_launch
+from tuner.results.answer import best_answer, best_trial
+from tuner.results.best import best_for_drop
+from tuner.results.confirmation import confirmation_words, confirmed_front
+from tuner.results.describe import describe_schedule, printable, schedule_of
+from tuner.results.export import trial_rows
+from tuner.results.front import StudyFront
+from tuner.storage.lookup import open_study, spec_to_launch, stored_spec
+from tuner.storage.store import StudyStore
+from tuner.storage.trials import CompletedTrial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,8 +125,8 @@ def launch(
     Call it from the main thread: it handles Ctrl-C, which stops cleanly and then raises KeyboardInterrupt, and SIGTERM likewise.
     InputError for bad input, RunError where the work could not be done.
     """
-    from tuner.launching import INTERRUPTED, TERMINATED
-    from tuner.launching import launch as run
+    from tuner.launching.launch import INTERRUPTED, TERMINATED
+    from tuner.launching.launch import launch as run
 
     if trials is not None:
         check_integer("trials", trials, lowest=1)
@@ -147,8 +147,8 @@ def front_as_html(results: StudyFront) -> str:
     # They take long to load, and only who looks needs them.
     from base64 import b64encode
 
-    from tuner.plots_html import summary_line, table_html
-    from tuner.plots_image import front_image
+    from tuner.results.plots_html import summary_line, table_html
+    from tuner.results.plots_image import front_image
 
     heading = f"<h3>{html.escape(results.study)}</h3>\n<p>{html.escape(summary_line(results))}</p>"
     if not results.completed:

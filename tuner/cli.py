@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from trainers.errors import DownsampleTunerError, InputError
 from trainers.wording import unbroken
 from tuner import cli_first_time
-from tuner.options import AcceptNoisy, Address, AsJson, Checkpoints, Storage, Study
+from tuner.commands.options import AcceptNoisy, Address, AsJson, Checkpoints, Storage, Study
 
 
 class _Commands(TyperGroup):
@@ -23,7 +23,7 @@ class _Commands(TyperGroup):
     def get_command(self, context: Any, name: str) -> Any:
         command = super().get_command(context, name)
         if command is None and not context.resilient_parsing:
-            from tuner.usage import unknown_command
+            from tuner.commands.usage import unknown_command
 
             raise InputError(unknown_command(name, self.list_commands(context)))
         return command
@@ -54,16 +54,16 @@ def launch(
 ) -> None:
     """Runs a study, or continues it where it was left."""
     if dry_run:
-        from tuner.commands import dry_run_study
+        from tuner.commands.study import dry_run_study
 
         dry_run_study(study, storage, trials, timeout, overrides or [])
         return
     if detach:
-        from tuner.detach import launch_detached
+        from tuner.launching.detach import launch_detached
 
         launch_detached(study, storage, overrides or [], address, checkpoints)
         return
-    from tuner.commands import launch_study
+    from tuner.commands.study import launch_study
 
     launch_study(study, storage, trials, timeout, address, overrides or [], checkpoints, accept_noisy_timing)
 
@@ -73,7 +73,7 @@ def status(
     study: Annotated[str | None, typer.Argument(metavar="[STUDY]")] = None, storage: Storage = None, as_json: AsJson = False
 ) -> None:
     """What a study has done so far, or all studies of a database."""
-    from tuner.commands import show_status
+    from tuner.commands.study import show_status
 
     show_status(study, storage, as_json)
 
@@ -86,7 +86,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Prints what is added until the trial ends.")] = False,
 ) -> None:
     """What the training of a trial said."""
-    from tuner.logs import show_logs
+    from tuner.commands.logs import show_logs
 
     show_logs(study, storage, trial, follow)
 
@@ -100,7 +100,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Looks at everything that a launch needs, and says all that is wrong at once."""
-    from tuner.doctor import show_doctor
+    from tuner.launching.doctor import show_doctor
 
     show_doctor(study, storage, address, checkpoints, as_json)
 
@@ -113,7 +113,7 @@ def check(
     repair: Annotated[bool, typer.Option("--repair", help="Mends what can be mended, and says what it did.")] = False,
 ) -> None:
     """Whether nothing that finished is lost or counted twice: compares a study's database with what its trainings left."""
-    from tuner.repair import show_check
+    from tuner.checking.repair import show_check
 
     show_check(study, storage, as_json, repair)
 
@@ -126,7 +126,7 @@ def export(
     out: Annotated[str | None, typer.Option(metavar="PATH", help="File (folder for schedules) to write.")] = None,
 ) -> None:
     """The front of a study as a table, data, a picture or schedule files."""
-    from tuner.commands import export_front
+    from tuner.commands.study import export_front
 
     export_front(study, storage, export_format, out)
 
@@ -153,7 +153,7 @@ def best(
     out: Annotated[str | None, typer.Option(metavar="PATH", help="Writes its schedule file.")] = None,
 ) -> None:
     """The one trial to take from a study."""
-    from tuner.commands import show_best
+    from tuner.commands.study import show_best
 
     show_best(study, storage, max_drop, max_time, knee, out)
 
@@ -161,7 +161,7 @@ def best(
 @app.command()
 def stop(study: Study, storage: Storage = None) -> None:
     """Asks the launches of a study to end; what they train goes on at the next launch."""
-    from tuner.commands import stop_study
+    from tuner.commands.study import stop_study
 
     stop_study(study, storage)
 
@@ -174,7 +174,7 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
 ) -> None:
     """Shows a study in the Optuna dashboard, with its front and schedules attached."""
-    from tuner.dashboard import serve
+    from tuner.serving.dashboard import serve
 
     serve(study, storage, host, port)
 
@@ -189,8 +189,8 @@ def train(
     out: Annotated[str, typer.Option(metavar="PATH", help="Weights; they load into the plain network.")] = "weights.pt",
 ) -> None:
     """Trains with a found schedule, opens the test split and writes the weights."""
-    from tuner.train import train_once
-    from tuner.usage import check_out_file
+    from tuner.commands.train import train_once
+    from tuner.commands.usage import check_out_file
 
     check_out_file(out)
     train_once(study, trial, schedule, storage, seed, out)
@@ -215,7 +215,7 @@ def cost(
     as_json: AsJson = False,
 ) -> None:
     """Predicts in about a minute what a schedule would save, before anything is trained."""
-    from tuner.cost import Workload, show_cost
+    from tuner.commands.cost import Workload, show_cost
 
     workload = Workload(
         model=model,
@@ -242,7 +242,7 @@ def confirm(
     as_json: AsJson = False,
 ) -> None:
     """Trains the front and its rivals again with fresh seeds, test split opened, and names the points that were there by luck."""
-    from tuner.confirm import confirm_front
+    from tuner.commands.confirm import confirm_front
 
     confirm_front(study, storage, seeds, address, accept_noisy_timing, as_json)
 
@@ -264,7 +264,7 @@ def delete(
     study: Study, storage: Storage = None, yes: Annotated[bool, typer.Option("--yes", help="Needed: nothing brings it back.")] = False
 ) -> None:
     """Deletes a study and all its trials."""
-    from tuner.commands import delete_study
+    from tuner.commands.study import delete_study
 
     delete_study(study, storage, yes)
 
@@ -285,7 +285,7 @@ def main() -> None:
 
 
 def _leave_usage(error: typer.TyperException) -> None:
-    from tuner.usage import usage_sentence
+    from tuner.commands.usage import usage_sentence
 
     if len(sys.argv) == 1:
         sys.exit(2)  # its help is on the screen already

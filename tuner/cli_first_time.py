@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tuner.options import AsJson, Storage
+from tuner.commands.options import AsJson, Storage
 
 app = typer.Typer()
 
@@ -14,7 +14,7 @@ app = typer.Typer()
 @app.command()
 def studies(as_json: AsJson = False) -> None:
     """The built-in studies: what each is for, and what it needs."""
-    from tuner.init import show_studies
+    from tuner.commands.init import show_studies
 
     show_studies(as_json)
 
@@ -32,7 +32,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrites a file that is there.")] = False,
 ) -> None:
     """Writes a study file for your network and images, which explains every key; asks three questions in a terminal."""
-    from tuner.init import write_study_file
+    from tuner.commands.init import write_study_file
 
     write_study_file(model, dataset, data_root, gpus, name, out, force=force)
 
@@ -45,6 +45,6 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Which study saves more at equal accuracy, or what schedules cost by kind of step."""
-    from tuner.compare import show_comparison
+    from tuner.commands.compare import show_comparison
 
     show_comparison(names, storage, study, as_json)

@@ -10,14 +10,13 @@ from studies.space import SearchSpace
 from studies.spec import StudySpec
 from trainers.cost import CostTable, parse_step
 from trainers.errors import RunError
-from tuner.commands import open_study
-from tuner.front import ACCURACY, baseline, measured
+from tuner.commands.usage import check_out_file
+from tuner.launching.timing import COST_TABLES, DATASET_FACTS
 from tuner.replay.table import Line, kind_name, parse_table, write_table
-from tuner.results import stored_spec
-from tuner.store import StudyStore
-from tuner.timing import COST_TABLES, DATASET_FACTS
-from tuner.trials import CompletedTrial
-from tuner.usage import check_out_file
+from tuner.results.front import ACCURACY, baseline, measured
+from tuner.storage.lookup import open_study, stored_spec
+from tuner.storage.store import StudyStore
+from tuner.storage.trials import CompletedTrial
 
 # What every table has, searched or not; other fields of a space are written where they are searched.
 _FIELDS: Final = (

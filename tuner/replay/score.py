@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.front import Direction, hypervolume_2d, non_dominated
+from tuner.results.front import Direction, hypervolume_2d, non_dominated
 
 T = TypeVar("T", bound=tuple[float, ...])
 _MINIMIZED: Final[tuple[Direction, Direction]] = ("minimize", "minimize")

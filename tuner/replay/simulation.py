@@ -26,18 +26,18 @@ from sqlalchemy import event
 from trainers.checks import check_integer
 from trainers.cost import step_name
 from trainers.errors import InputError
-from tuner.delivery import deliver
-from tuner.distributions import distributions
-from tuner.maker import TrialMaker
-from tuner.pricing import Pricing
-from tuner.proposals import Proposer, SearchProposer
+from tuner.launching.delivery import deliver
+from tuner.launching.maker import TrialMaker
+from tuner.launching.pricing import Pricing
+from tuner.launching.proposals import Proposer, SearchProposer
+from tuner.launching.source import TrialSource
 from tuner.replay.answers import Answer, Replay
 from tuner.replay.score import Point, Score
-from tuner.source import TrialSource
+from tuner.samplers.distributions import distributions
 from tuner.stoppers import Stop, Stopper
-from tuner.storage import open_storage
-from tuner.store import ClaimedTrial, StudyStore
-from tuner.urls import masked
+from tuner.storage.opening import open_storage
+from tuner.storage.store import ClaimedTrial, StudyStore
+from tuner.storage.urls import masked
 
 # A launch keeps one proposal ready beyond its workers, so that none of them waits: it is made before the last results are in.
 AHEAD: Final = 1
@@ -130,7 +130,7 @@ def simulate(
 ) -> Outcome:
     """Searches a table. The same arguments give the same outcome, as far as the sampler does.
 
-    sampler: as `tuner.sampling.build_sampler` gives it. seed: of the trainings. proposer: None means rivals and search, as in a launch.
+    sampler: as `build_sampler` gives it. seed: of the trainings. proposer: None means rivals and search, as in a launch.
     url: of a database that has no trial of this table's study yet; None takes a temporary one.
     """
     check_integer("workers", workers, lowest=1)

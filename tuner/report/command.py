@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tuner.commands import open_study
-from tuner.export import write_whole
+from tuner.commands.usage import check_out_file
 from tuner.report.document import study_document
 from tuner.report.page import report_html
-from tuner.usage import check_out_file
+from tuner.results.export import write_whole
+from tuner.storage.lookup import open_study
 
 
 def write_report(reference: str, storage: str | None, out: str | None) -> None:

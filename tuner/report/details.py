@@ -15,11 +15,11 @@ from studies.spec import StudySpec
 from trainers.cost import CostTable, parse_step
 from trainers.errors import InputError
 from trainers.schedule import PROVENANCE_KEY, Schedule
-from tuner.describe import printable, schedule_of
-from tuner.export import found_with
-from tuner.front import StudyFront
-from tuner.plots import PICTURED_STEPS
-from tuner.trials import CompletedTrial, PrunedTrial
+from tuner.results.describe import printable, schedule_of
+from tuner.results.export import found_with
+from tuner.results.front import StudyFront
+from tuner.results.plots import PICTURED_STEPS
+from tuner.storage.trials import CompletedTrial, PrunedTrial
 
 # Steps that a training is planned with for the times of its epochs: their shares are exact to within a step, and a long plan takes long.
 _PLANNED_STEPS: Final = 1024

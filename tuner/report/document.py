@@ -13,16 +13,17 @@ import numpy as np
 
 from trainers.cost import CostTable
 from trainers.errors import RunError
-from tuner.confirmation import stored_confirmation
-from tuner.describe import describe_schedule, describe_training, printable, quantity
-from tuner.front import ACCURACY, TIME, Direction, StudyFront, front, hypervolume, measured, non_dominated, time_saved
+from tuner.launching.timing import COST_TABLES, kept_timing
 from tuner.report.details import EpochClock, details, last_finite, rounded
 from tuner.report.headline import confirmed_columns, headline
 from tuner.report.origin import cost_rows, facts, origins
-from tuner.results import front_of, stored_spec
-from tuner.store import StudyStore
-from tuner.timing import COST_TABLES, kept_timing
-from tuner.trials import CompletedTrial, PrunedTrial, StudyTrials
+from tuner.results.confirmation import stored_confirmation
+from tuner.results.describe import describe_schedule, describe_training, printable, quantity
+from tuner.results.front import ACCURACY, TIME, Direction, StudyFront, front, hypervolume, measured, non_dominated, time_saved
+from tuner.results.stored import front_of
+from tuner.storage.lookup import stored_spec
+from tuner.storage.store import StudyStore
+from tuner.storage.trials import CompletedTrial, PrunedTrial, StudyTrials
 
 # Read by the page, which refuses another one. Raise it when a key changes its meaning.
 VERSION: Final = 1

@@ -6,12 +6,12 @@ from dataclasses import replace
 from statistics import mean
 from typing import Any
 
-from tuner.best import best_for_drop
-from tuner.confirmation import Confirmation, ConfirmedPoint, confirmation_words
-from tuner.describe import describe_value
-from tuner.front import ACCURACY, TIME, StudyFront, baseline, measured, time_saved
 from tuner.report.details import rounded
-from tuner.trials import CompletedTrial
+from tuner.results.best import best_for_drop
+from tuner.results.confirmation import Confirmation, ConfirmedPoint, confirmation_words
+from tuner.results.describe import describe_value
+from tuner.results.front import ACCURACY, TIME, StudyFront, baseline, measured, time_saved
+from tuner.storage.trials import CompletedTrial
 
 
 def headline(results: StudyFront) -> dict[str, Any]:

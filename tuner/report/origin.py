@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from studies.spec import StudySpec
 from trainers.cost import CostTable
-from tuner.describe import describe_training, printable
 from tuner.report.details import rounded
-from tuner.trials import CompletedTrial, StudyTrials
+from tuner.results.describe import describe_training, printable
+from tuner.storage.trials import CompletedTrial, StudyTrials
 
 # The page lists so many kinds of device, versions and commit, the commonest ones.
 _MOST_ORIGINS: Final = 20

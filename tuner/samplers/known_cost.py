@@ -24,11 +24,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from studies.rules import check_both_known
 from studies.space import SearchSpace, canonical_params
-from tuner.distributions import distributions
-from tuner.front import ACCURACY, TIME
+from tuner.results.front import ACCURACY, TIME
 from tuner.samplers.accuracy_model import AccuracyModel, Kernels
 from tuner.samplers.acquisition import Acquisition, Pricing, search
 from tuner.samplers.candidates import Candidates, Point
+from tuner.samplers.distributions import distributions
 from tuner.samplers.features import Features
 from tuner.samplers.history import Guess, History, Known, Trials, informative
 from tuner.samplers.improvement import FrontSteps

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from tuner.trials import CompletedTrial, UnmeasuredTrial
+from tuner.storage.trials import CompletedTrial, UnmeasuredTrial
 
 __all__ = ["Stop", "Stopper"]
 

@@ -40,9 +40,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.describe import describe_share
+from tuner.results.describe import describe_share
 from tuner.stoppers import Stop
-from tuner.trials import CompletedTrial, UnmeasuredTrial
+from tuner.storage.trials import CompletedTrial, UnmeasuredTrial
 
 Floats = NDArray[np.float64]
 

@@ -28,10 +28,10 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.describe import describe_share
-from tuner.front import non_dominated
+from tuner.results.describe import describe_share
+from tuner.results.front import non_dominated
 from tuner.stoppers import Stop
-from tuner.trials import CompletedTrial, UnmeasuredTrial
+from tuner.storage.trials import CompletedTrial, UnmeasuredTrial
 
 Floats = NDArray[np.float64]
 

@@ -1,0 +1,223 @@
+"""What the commands do that read or write one study: each function is a command of tuner.cli."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from studies.spec import StudySpec, parse_duration
+from trainers.checks import check_name
+from trainers.errors import InputError, RunError
+from tuner.commands.usage import check_out_file, check_out_folder
+from tuner.launching.dispatcher import STOP_REQUEST
+from tuner.launching.places import check_checkpoints
+from tuner.results.answer import best_answer, best_details, best_trial
+from tuner.results.best import best_for_drop, best_for_time, knee
+from tuner.results.confirmation import confirmation_words, confirmed_front
+from tuner.results.describe import printable
+from tuner.results.export import DEFAULT_PATHS, Format, front_table, render, save_schedule, write_export
+from tuner.results.front import hypervolume
+from tuner.storage.lookup import database_url, open_study, spec_to_launch, stored_spec
+from tuner.storage.opening import open_existing, open_storage
+from tuner.storage.store import StudyStore
+
+if TYPE_CHECKING:
+    from tuner.launching.launch import LaunchOptions
+
+
+def launch_study(
+    reference: str,
+    storage: str | None,
+    trials: int | None,
+    timeout: str | None,
+    address: str | None,
+    overrides: Sequence[str],
+    checkpoints: str | None,
+    accept_noisy_timing: bool,
+) -> None:
+    """`tuner launch`."""
+    from tuner.launching.launch import INTERRUPTED, TERMINATED, launch
+
+    console = Console()
+    spec = spec_to_launch(reference, storage, overrides)
+    store, options = study_to_launch(spec, storage, trials, timeout, address, checkpoints, accept_noisy_timing)
+    wanted = options.trials
+    already = store.finished_count()
+    if already >= wanted:
+        console.print(f"study '{spec.name}' has {already} finished trials and {wanted} are asked for: nothing to do")
+        return
+    if already:
+        console.print(f"study '{spec.name}' goes on from {already} finished trials")
+    outcome = launch(store, spec, options, console)
+    results = confirmed_front(store)
+    if results.completed:
+        console.print(front_table(results))
+    console.print(f"{outcome.finished} of {wanted} trials are finished")
+    if outcome.stop_reason is not None:
+        go_on = "raise that rule of its budget to go on" if outcome.enough else "give the same command again to go on"
+        console.print(Text(printable(f"stopped, because {outcome.stop_reason}; {go_on}")), soft_wrap=True)
+        sys.exit({INTERRUPTED: 130, TERMINATED: 143}.get(outcome.stop_reason, 0))
+
+
+def study_to_launch(
+    spec: StudySpec,
+    storage: str | None,
+    trials: int | None,
+    timeout: str | None,
+    address: str | None,
+    checkpoints: str | None,
+    accept_noisy_timing: bool,
+) -> tuple[StudyStore, LaunchOptions]:
+    """The study of a spec in its database, made where it is missing, and how a launch of it is to run."""
+    from tuner.launching.launch import LaunchOptions
+
+    wanted = spec.budget.trials if trials is None else trials
+    timeout_s = spec.budget.timeout_s if timeout is None else parse_duration(timeout)
+    check_checkpoints(checkpoints)  # before anything is written
+    store = StudyStore.create_or_continue(open_storage(database_url(storage, spec.storage)), spec)
+    return store, LaunchOptions(
+        trials=wanted, timeout_s=timeout_s, address=address, checkpoints=checkpoints, accept_noisy_timing=accept_noisy_timing
+    )
+
+
+def dry_run_study(reference: str, storage: str | None, trials: int | None, timeout: str | None, overrides: Sequence[str]) -> None:
+    """`tuner launch --dry-run`."""
+    from tuner.commands.dry_run import show_dry_run
+
+    spec = spec_to_launch(reference, storage, overrides)
+    timeout_s = spec.budget.timeout_s if timeout is None else parse_duration(timeout)
+    show_dry_run(spec, database_url(storage, spec.storage), trials or spec.budget.trials, timeout_s, Console())
+
+
+def show_status(reference: str | None, storage: str | None, as_json: bool) -> None:
+    """`tuner status`."""
+    console = Console()
+    if reference is None:
+        opened = open_existing(database_url(storage, None))
+        found = [_status(StudyStore.load(opened, name)) for name in StudyStore.names(opened)]
+    else:
+        found = [_status(open_study(reference, storage))]
+    if as_json:
+        print(json.dumps(found if reference is None else found[0], indent=2, allow_nan=False))
+    elif reference is None:
+        console.print(_studies_table(found))
+    else:
+        _print_status(found[0], console)
+
+
+def export_front(reference: str, storage: str | None, export_format: str, out: str | None) -> None:
+    """`tuner export`."""
+    check_name("--format", export_format, get_args(Format))
+    (check_out_folder if export_format == "schedules" else check_out_file)(out)
+    chosen = cast("Format", export_format)
+    results = confirmed_front(open_study(reference, storage))
+    if not results.completed:
+        raise RunError(f"study '{results.study}' has no completed trial yet, so it has no front")
+    path = out or DEFAULT_PATHS.get(chosen)
+    if path is not None:
+        for written in write_export(results, chosen, path):
+            print(written)
+    elif chosen == "table":
+        Console().print(front_table(results))
+    else:
+        sys.stdout.write(str(render(results, chosen)))
+
+
+def show_best(
+    reference: str, storage: str | None, max_drop: float | None, max_time: float | None, take_knee: bool, out: str | None
+) -> None:
+    """`tuner best`."""
+    asked = {"--max-drop": max_drop is not None, "--max-time": max_time is not None, "--knee": take_knee}
+    if sum(asked.values()) != 1:
+        given = ", ".join(option for option, is_given in asked.items() if is_given) or "none"
+        raise InputError(f"tuner best needs exactly one of --max-drop, --max-time and --knee, given: {given}")
+    check_out_file(out)
+    results = confirmed_front(open_study(reference, storage))
+    if not results.completed:
+        raise RunError(f"study '{results.study}' has no completed trial yet, so it has no best one")
+    if max_drop is not None:
+        chosen = best_trial(results, partial(best_for_drop, max_drop=max_drop))
+    elif max_time is not None:
+        chosen = best_trial(results, partial(best_for_time, max_time=max_time))
+    else:
+        chosen = best_trial(results, knee)
+    print(best_answer(chosen, results))
+    print(best_details(chosen, results))
+    if out is not None:
+        print(save_schedule(chosen, results, out))
+
+
+def stop_study(reference: str, storage: str | None) -> None:
+    """`tuner stop`."""
+    store = open_study(reference, storage)
+    running = store.trials().running
+    store.set_attr(STOP_REQUEST, time.time())
+    if running:
+        print(f"asked the launch of '{store.name}' to end; its {len(running)} running trials go on at the next launch")
+    else:
+        print(f"nothing of study '{store.name}' is running")
+
+
+def delete_study(reference: str, storage: str | None, yes: bool) -> None:
+    """`tuner delete`."""
+    store = open_study(reference, storage)
+    trials = store.trials()
+    if trials.running:
+        raise InputError(f"study '{store.name}' has {len(trials.running)} running trials, so it can't be deleted: give tuner stop first")
+    if not yes:
+        raise InputError(f"study '{store.name}' has {trials.finished} finished trials, which nothing brings back: give --yes to delete it")
+    StudyStore.delete(store.storage, store.name)
+    print(f"deleted study '{store.name}' with {trials.finished} finished trials")
+
+
+def _status(store: StudyStore) -> dict[str, Any]:
+    trials = store.trials()
+    results = confirmed_front(store)
+    return {
+        "study": store.name,
+        "wanted": stored_spec(store).budget.trials,
+        "completed": len(trials.completed),
+        "pruned": len(trials.pruned),
+        "running": [{"number": trial.number, "attempt": trial.attempt, "owner": trial.owner} for trial in trials.running],
+        "failed": [{"number": trial.number, "kind": trial.kind, "reason": trial.reason} for trial in trials.failed],
+        "front": [trial.number for trial in results.front],
+        "hypervolume": hypervolume(results.completed, results.objectives),
+        "confirmed": confirmation_words(results),
+        "confirmation": results.confirmation and results.confirmation.to_dict(),
+    }
+
+
+def _print_status(found: dict[str, Any], console: Console) -> None:
+    counts = (
+        f"{found['completed']} completed, {found['pruned']} stopped early, {len(found['running'])} running, "
+        f"{len(found['failed'])} failed attempts; the study file asks for {found['wanted']}"
+    )
+    console.print(Text(printable(f"study '{found['study']}': {counts}")))
+    volume = found["hypervolume"]
+    if found["front"]:
+        numbers = ", ".join(map(str, found["front"]))
+        console.print(f"{len(found['front'])} trials on the front: {numbers}" + ("" if volume is None else f"; hypervolume {volume:.4f}"))
+        console.print(Text(found["confirmed"]), soft_wrap=True)
+    for trial in found["running"]:
+        owner = trial["owner"]
+        console.print(Text(printable(f"trial {trial['number']} is trained by process {owner.get('pid')} on {owner.get('host')}")))
+    for trial in found["failed"]:
+        console.print(Text(printable(f"trial {trial['number']} failed ({trial['kind']}): {trial['reason']}")))
+
+
+def _studies_table(found: Sequence[dict[str, Any]]) -> Table:
+    table = Table()
+    for heading in ("study", "completed", "stopped early", "running", "failed attempts", "on the front"):
+        table.add_column(heading, justify="left" if heading == "study" else "right")
+    for one in found:
+        counts = (one["completed"], one["pruned"], len(one["running"]), len(one["failed"]), len(one["front"]))
+        table.add_row(Text(printable(one["study"])), *map(str, counts))
+    return table

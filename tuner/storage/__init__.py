@@ -1,0 +1,1 @@
+"""Where studies are kept: one database, every write through StudyStore."""
