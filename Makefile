@@ -14,6 +14,11 @@ install: .venv/installed
 	$(UV) sync --python .venv/bin/python
 	touch $@
 
+# What people combine this with, too: a good deal to download, so not for the demo.
+.venv/integrations: .venv/installed
+	$(UV) sync --python .venv/bin/python --all-groups
+	touch $@
+
 # The main job on the embedded default: SQLite, Ray on this machine, the digit scans that ship inside scikit-learn.
 # Noisy timing is accepted, with a warning: people who try something out have other programs open.
 demo: install
@@ -25,10 +30,10 @@ demo: install
 	.venv/bin/tuner export digits --storage sqlite:///out/demo/tuner.db --format schedules --out out/demo/schedules
 
 # Two processes, a file at a time: launches wait a lot, for Ray and for workers that import torch.
-test: install
+test: .venv/integrations
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-check: install
+check: .venv/integrations
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy

@@ -11,7 +11,7 @@ from benchmarks.fault_network import FIRST_SEED
 from benchmarks.fault_plan import configurations, study_spec
 from benchmarks.fault_rows import Row
 from benchmarks.fault_session import Session
-from tuner.samplers.distributions import distributions
+from tuner.storage.distributions import distributions
 
 
 @dataclass(slots=True)

@@ -20,9 +20,9 @@ from studies.space import SearchSpace, canonical_params, possible_steps
 from trainers.cost import step_name
 from tuner.samplers.candidates import Candidates
 from tuner.samplers.canonical import CanonicalSampler
-from tuner.samplers.distributions import distributions
 from tuner.samplers.plan_cost import PlanCost, plan_counts
 from tuner.storage import rows
+from tuner.storage.distributions import distributions
 from tuner.storage.records import CURVE, RECORD
 from tuner.storage.store import ClaimedTrial, StudyStore
 from tuner.storage.trials import Rival

@@ -21,9 +21,9 @@ from optuna.trial import FrozenTrial, TrialState
 from studies.domains import Choice, Range
 from studies.space import SearchSpace
 from tuner.results.front import TIME
-from tuner.samplers.distributions import distributions
 from tuner.samplers.history import Guess
 from tuner.samplers.known_cost import KnownCostSampler
+from tuner.storage.distributions import distributions
 
 Floats = NDArray[np.float64]
 Params = Mapping[str, Any]

@@ -14,8 +14,8 @@ from tuner.launching.pricing import Pricing
 from tuner.launching.proposals import Ledger, Proposal, SearchProposer
 from tuner.results.confirmation import FIRST_FRESH_SEED, confirmation_name, confirmed_front, points_to_confirm
 from tuner.samplers.canonical import CanonicalSampler
-from tuner.samplers.distributions import distributions
 from tuner.samplers.plan_cost import PlanCost
+from tuner.storage.distributions import distributions
 from tuner.storage.store import StudyStore
 
 TINY: dict[str, Any] = {

@@ -7,9 +7,15 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import uvicorn
+
+from tuner.serving.dashboard import listening
+from tuner.serving.site import study_site
 
 TUNER = Path(sys.executable).parent / "tuner"
 
@@ -32,6 +38,22 @@ def dashboard(folder, *options, **environment):
         finally:
             process.terminate()
             process.communicate(timeout=20)
+
+
+@contextmanager
+def site(store):
+    """What the dashboard serves, without its access control, in this process; yields the page's URL."""
+    with listening("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(
+            uvicorn.Config(study_site(store), log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=1)
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def asked(url, path, method="GET", **headers):

@@ -16,8 +16,8 @@ from studies.space import canonical_params
 from studies.spec import StudySpec
 from trainers.schedule import Step
 from tuner.launching.proposals import Ledger, Proposal, SearchProposer
-from tuner.samplers.distributions import distributions
 from tuner.samplers.plan_cost import PlanCost
+from tuner.storage.distributions import distributions
 
 STEPS_PER_EPOCH = 40
 REFERENCE = (1.1, 0.4)

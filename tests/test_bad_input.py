@@ -24,7 +24,7 @@ from studies.files import load_study
 from trainers.errors import InputError
 from tuner import cli_first_time
 from tuner.cli import app, main
-from tuner.samplers.distributions import distributions
+from tuner.storage.distributions import distributions
 from tuner.storage.opening import open_storage
 
 TUNER = Path(sys.executable).parent / "tuner"

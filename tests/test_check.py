@@ -24,9 +24,9 @@ from tuner.launching.places import CHECKPOINTS, root_place
 from tuner.launching.timing import COST_TABLES, DATASET_FACTS
 from tuner.results.stored import front_roots
 from tuner.samplers.canonical import CanonicalSampler
-from tuner.samplers.distributions import distributions
 from tuner.storage import rows
 from tuner.storage import store as store_module
+from tuner.storage.distributions import distributions
 from tuner.storage.opening import GRACE_S, open_storage
 from tuner.storage.owner import this_owner
 from tuner.storage.store import StudyStore

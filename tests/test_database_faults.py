@@ -19,10 +19,10 @@ from test_storage import everything_said
 from benchmarks.tcp_proxy import TcpProxy
 from studies import StudySpec
 from trainers.errors import RunError
-from tuner.samplers.distributions import distributions
 from tuner.storage import connections
 from tuner.storage import opening as storage_module
 from tuner.storage.connections import unpooled_engine
+from tuner.storage.distributions import distributions
 from tuner.storage.opening import DatabaseAway, holds_studies, is_transient, open_storage, with_retries
 from tuner.storage.store import StudyStore
 

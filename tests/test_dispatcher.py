@@ -29,7 +29,7 @@ from tuner.launching.stop_rules import StopRules
 from tuner.launching.trial_log import LOG_NAME
 from tuner.results.stored import study_front
 from tuner.samplers.canonical import CanonicalSampler
-from tuner.samplers.distributions import distributions
+from tuner.storage.distributions import distributions
 from tuner.storage.opening import DatabaseAway, open_storage
 from tuner.storage.store import StudyStore
 
@@ -491,6 +491,32 @@ def test_what_a_launch_shows_needs_no_database_while_it_is_away(store, tmp_path,
         dispatcher.trial_done("a", good(store, job))
         wait_until(lambda: "[1/3] trial 0 finished" in printed.getvalue())
         dispatcher.request_stop("the test is over")
+
+
+def test_whoever_watches_sees_how_far_a_trial_is(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatcher_module, "HEARTBEAT_S", 0.04)
+    told = []
+    genuine = store.beat
+    monkeypatch.setattr(store, "beat", lambda numbers, curves: (genuine(numbers, curves), told.append(dict(curves))))
+
+    def curves():
+        return [trial.curve for trial in store.trials().running]
+
+    def waited(expected):
+        deadline = time.monotonic() + PATIENCE_S
+        while sorted(curves()) != expected:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    dispatcher = make(store, tmp_path, trials=4, slots=1)
+    with started(dispatcher):
+        job = taken(dispatcher, "a")
+        for curve in ((0.1,), (0.1, 0.3)):
+            dispatcher.epoch_done("a", EpochDone(curve, 1.0, {}, "a made-up one"))
+            waited([[], list(curve)])
+        dispatcher.request_stop("the test is over")
+    # Each epoch is told once, however many beats there are, and what has none is not told at all.
+    assert [curves for curves in told if curves] == [{job.number: (0.1,)}, {job.number: (0.1, 0.3)}]
 
 
 def test_time_left_is_that_of_this_launch(store, tmp_path):

@@ -22,8 +22,8 @@ from tuner.launching.display import LaunchDisplay, calibration_progress
 from tuner.results.describe import printable
 from tuner.results.export import render, write_export
 from tuner.results.stored import study_front
-from tuner.samplers.distributions import distributions
 from tuner.storage.catalog import SPEC
+from tuner.storage.distributions import distributions
 from tuner.storage.opening import open_storage
 
 MARKUP = "<img src=x onerror=alert(1)></script><script>alert(1)</script> [red]x[/blue] '; DROP TABLE trials; -- $(touch x) `touch x`"

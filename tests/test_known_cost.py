@@ -20,11 +20,11 @@ from trainers.errors import InputError
 from tuner.samplers.accuracy_model import AccuracyModel, Kernels
 from tuner.samplers.candidates import Candidates, from_shares, to_shares
 from tuner.samplers.canonical import CanonicalSampler
-from tuner.samplers.distributions import distributions
 from tuner.samplers.history import Known, Trials, informative
 from tuner.samplers.improvement import FrontSteps
 from tuner.samplers.known_cost import KnownCostSampler
 from tuner.samplers.plan_cost import PlanCost
+from tuner.storage.distributions import distributions
 
 SPACE = SPEC.search
 

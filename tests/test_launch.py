@@ -125,12 +125,15 @@ def test_a_launch_killed_in_the_middle_goes_on_where_it_was(place, postgres_data
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(place):
     url = f"sqlite:///{place / 'tuner.db'}"
     make_priced(url, KILLED)
-    process = start("launch", "killed.yaml", "--trials", 8, cwd=place)
+    process = start("launch", "killed.yaml", "--trials", 8, "--notify", "tee notice.json", cwd=place)
     store = stored(url, "killed")
     wait_for(lambda: store.finished_count() >= 1, process)
     process.send_signal(signal.SIGINT)
     output = ended(process)
     assert process.returncode == 130, output
+    notice = json.loads((place / "notice.json").read_text())
+    assert (notice["event"], notice["asked"], notice["finished"]) == ("ended", 8, store.finished_count())
+    assert notice["text"].endswith("of 8 trials are finished; stopped, because Ctrl-C was pressed")
     assert "give the same command again to go on" in output
     assert "Traceback" not in output
     trials = store.trials()
@@ -213,7 +216,10 @@ def test_the_password_stays_in_the_driver(place, monkeypatch):
         monkeypatch.setenv("TUNER_STORAGE", server.url_of("secret_study", PASSWORD))
         temporary = place / "temporary"
         temporary.mkdir()
-        process = start("launch", "tiny.yaml", "--trials", 4, cwd=place, TMPDIR=str(temporary), RAY_TMPDIR=ray_folder)
+        webhook = f"http://127.0.0.1:1/{PASSWORD}"
+        process = start(
+            "launch", "tiny.yaml", "--trials", 4, cwd=place, TMPDIR=str(temporary), RAY_TMPDIR=ray_folder, TUNER_WEBHOOK=webhook
+        )
         # The kernel shows the command line of a process only some time after it has begun, and no longer once it has ended.
         wait_for(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes(), process)
         own = Path(f"/proc/{process.pid}/cmdline").read_bytes()
@@ -228,6 +234,7 @@ def test_the_password_stays_in_the_driver(place, monkeypatch):
         assert leaks == set()
         assert looked > 10
         assert PASSWORD not in output
+        assert "the webhook of TUNER_WEBHOOK could not be reached" in output
         assert list(Path(ray_folder).rglob("raylet.out")), "Ray's session folder is not where it is looked for"
         assert files_with(PASSWORD, place, ray_folder, *filter(Path.exists, [Path.home() / ".ray"])) == []
         exported = subprocess.run([TUNER, "export", "tiny", "--format", "json"], cwd=place, capture_output=True, text=True, check=True)

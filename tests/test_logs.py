@@ -22,7 +22,7 @@ from trainers.places import RootPlace
 from tuner.cli import app
 from tuner.commands.logs import Tail
 from tuner.launching.trial_log import LOG_NAME, MAX_BYTES, trial_log
-from tuner.samplers.distributions import distributions
+from tuner.storage.distributions import distributions
 from tuner.storage.opening import open_storage
 
 TUNER = Path(sys.executable).parent / "tuner"

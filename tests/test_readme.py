@@ -45,7 +45,7 @@ def shown_commands():
 def test_the_readme_shows_the_whole_path():
     assert {command.split()[1] for command in shown_commands()} == {
         "launch", "status", "export", "report", "best", "confirm", "train", "dashboard", "cost", "doctor", "check",
-        "studies", "init", "compare",
+        "studies", "init", "compare", "track",
     }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from tuner.report.document import study_document
 from tuner.report.headline import headline
 from tuner.results.describe import schedule_of
 from tuner.results.front import StudyFront, hypervolume
-from tuner.samplers.distributions import distributions
+from tuner.storage.distributions import distributions
 from tuner.storage.opening import open_storage
 from tuner.storage.store import StudyStore
 from tuner.storage.trials import CompletedTrial
@@ -285,11 +285,13 @@ def test_every_file_of_the_page_is_installed_and_used():
     files = {path for path in folder.iterdir() if path.suffix in {".html", ".css", ".js"}}
     patterns = tomllib.loads((folder.parent.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["tuner"]
     assert files == {path for pattern in patterns for path in folder.parent.glob(pattern)}
-    assert {path.name for path in files} == {*page.SCRIPTS, "page.html", "page.css"}
+    assert {path.name for path in files} == {*page.LIVE_SCRIPTS, "page.html", "page.css"}
     # A module that is named later than where it is used would be found missing by a browser only.
-    for place, name in enumerate(page.SCRIPTS):
-        assert set(re.findall(r'from "\./(\w+\.js)"', (folder / name).read_text())) <= set(page.SCRIPTS[:place])
-    assert not re.search(r"^(import|export)\b", page.page_script(), re.MULTILINE)
+    for place, name in enumerate(page.LIVE_SCRIPTS):
+        assert set(re.findall(r'from "\./(\w+\.js)"', (folder / name).read_text())) <= set(page.LIVE_SCRIPTS[:place])
+    assert not re.search(r"^(import|export)\b", page.page_script(page.LIVE_SCRIPTS), re.MULTILINE)
+    assert "fetch(" in page.page_script(page.LIVE_SCRIPTS)
+    assert "fetch(" not in page.page_script(page.SCRIPTS)
 
 
 # -- in a browser

@@ -10,7 +10,7 @@ from optuna.search_space import intersection_search_space
 from studies.space import SCHEDULE_FIELDS
 from tuner.launching.proposals import Ledger, Proposal, SearchProposer
 from tuner.samplers.build import build_sampler
-from tuner.samplers.distributions import distributions
+from tuner.storage.distributions import distributions
 from tuner.storage.opening import open_storage
 from tuner.storage.store import StudyStore
 

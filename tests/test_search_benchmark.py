@@ -36,7 +36,7 @@ from tuner.replay.simulation import SimulatedTrial
 from tuner.replay.surrogate import Surrogate
 from tuner.replay.table import parse_table
 from tuner.samplers.candidates import Candidates
-from tuner.samplers.distributions import distributions
+from tuner.storage.distributions import distributions
 
 # Newer Pythons warn of forks in a process that has threads, as that of a parallel test run.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -9,7 +9,7 @@ from optuna.samplers import RandomSampler
 from tuner.launching.maker import TrialMaker
 from tuner.launching.proposals import ListProposer, Proposal
 from tuner.launching.source import TrialSource
-from tuner.samplers.distributions import distributions
+from tuner.storage.distributions import distributions
 from tuner.storage.opening import open_storage
 from tuner.storage.store import StudyStore
 

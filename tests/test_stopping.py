@@ -17,9 +17,9 @@ from tuner.launching.jobs import EpochDone
 from tuner.launching.stopping import Stopping
 from tuner.results.stored import study_front
 from tuner.samplers.build import build_sampler
-from tuner.samplers.distributions import distributions
 from tuner.samplers.plan_cost import PlanCost
 from tuner.stoppers import Stop
+from tuner.storage.distributions import distributions
 from tuner.storage.opening import DatabaseAway, open_storage
 from tuner.storage.records import expected_accuracy
 from tuner.storage.store import StudyStore

@@ -28,10 +28,10 @@ from sqlalchemy.exc import OperationalError
 from studies import StudySpec
 from trainers.errors import InputError
 from tuner.samplers.build import build_sampler
-from tuner.samplers.distributions import distributions
 from tuner.storage import owner as owner_module
 from tuner.storage import rows
 from tuner.storage import store as store_module
+from tuner.storage.distributions import distributions
 from tuner.storage.opening import GRACE_S, DatabaseAway, open_storage, resolve_url
 from tuner.storage.owner import is_dead, this_owner
 from tuner.storage.store import MAX_LOST, StudyStore

@@ -61,7 +61,7 @@ def test_loopback_answers_to_no_other_name(served, host):
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "http://127.0.0.1"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 def test_pages_of_other_sites_change_nothing(served, origin, method):
-    status, _, text = asked(served, f"/api/studies/{served.split('/')[-1]}", method, Origin=origin)
+    status, _, text = asked(served, "/api/studies/1", method, Origin=origin)
     assert (status, len(text.splitlines())) == (403, 1)
     assert [study["study_name"] for study in json.loads(asked(served, "/api/studies")[2])["study_summaries"]] == ["tiny"]
 
@@ -72,7 +72,7 @@ def test_its_own_pages_may_change_something(served):
 
 
 def test_every_answer_forbids_framing_sniffing_and_referrers(served):
-    for path, headers in (("/api/studies", {}), ("/dashboard", {}), ("/", {"Host": "evil.example"})):
+    for path, headers in (("/", {}), ("/live.json", {}), ("/api/studies", {}), ("/dashboard", {}), ("/", {"Host": "evil.example"})):
         given = asked(served, path, **headers)[1]
         assert (given["X-Frame-Options"], given["X-Content-Type-Options"], given["Referrer-Policy"]) == ("DENY", "nosniff", "no-referrer")
 
@@ -83,6 +83,8 @@ def test_elsewhere_it_warns_and_needs_a_token(public, folder):
     assert re.fullmatch(r"[\w-]{43}", token)
     for path in (
         "/",
+        "/live.json",
+        "/study.json",
         "/dashboard",
         "/api/studies",
         "/static/bundle.js",

@@ -49,6 +49,9 @@ def launch(
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key of the study file.")] = None,
     checkpoints: Checkpoints = None,
     accept_noisy_timing: AcceptNoisy = False,
+    notify: Annotated[
+        str | None, typer.Option("--notify", metavar="COMMAND", help="Runs it when the launch ends or stalls, with JSON on its stdin.")
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Returns once it has begun; it goes on when this terminal is closed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only prints the space, what it costs, and how far the budget goes.")] = False,
 ) -> None:
@@ -65,7 +68,7 @@ def launch(
         return
     from tuner.commands.study import launch_study
 
-    launch_study(study, storage, trials, timeout, address, overrides or [], checkpoints, accept_noisy_timing)
+    launch_study(study, storage, trials, timeout, address, overrides or [], checkpoints, accept_noisy_timing, notify)
 
 
 @app.command()
@@ -132,6 +135,20 @@ def export(
 
 
 @app.command()
+def track(
+    study: Study,
+    tracker: Annotated[str, typer.Argument(metavar="TRACKER", help="tensorboard, mlflow or wandb.")],
+    storage: Storage = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="PLACE", help="Folder (tensorboard, wandb) or tracking URI (mlflow).")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Goes on with what finishes until the study has what was asked for.")] = False,
+) -> None:
+    """Hands a study's finished trials to an experiment tracker; given again, it adds what is missing."""
+    from tuner.trackers.command import track_study
+
+    track_study(study, storage, tracker, to, follow)
+
+
+@app.command()
 def report(
     study: Study,
     storage: Storage = None,
@@ -173,7 +190,7 @@ def dashboard(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
 ) -> None:
-    """Shows a study in the Optuna dashboard, with its front and schedules attached."""
+    """Shows a study in the browser as it is now, with Optuna's dashboard one click away."""
     from tuner.serving.dashboard import serve
 
     serve(study, storage, host, port)

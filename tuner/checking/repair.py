@@ -22,7 +22,7 @@ from tuner.launching.delivery import deliver
 from tuner.launching.places import CHECKPOINTS, root_place
 from tuner.launching.provenance import code_commit
 from tuner.results.describe import printable
-from tuner.samplers.distributions import distributions
+from tuner.storage.distributions import distributions
 from tuner.storage.lookup import open_study
 from tuner.storage.opening import with_retries
 from tuner.storage.records import refused_values

@@ -6,8 +6,9 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from studies.spec import StudySpec, parse_duration
 from trainers.checks import check_name
-from trainers.errors import InputError, RunError
+from trainers.errors import DownsampleTunerError, InputError, RunError
 from tuner.commands.usage import check_out_file, check_out_folder
 from tuner.launching.dispatcher import STOP_REQUEST
 from tuner.launching.places import check_checkpoints
@@ -30,7 +31,7 @@ from tuner.storage.opening import open_existing, open_storage
 from tuner.storage.store import StudyStore
 
 if TYPE_CHECKING:
-    from tuner.launching.launch import LaunchOptions
+    from tuner.launching.launch import LaunchOptions, LaunchOutcome
 
 
 def launch_study(
@@ -42,11 +43,14 @@ def launch_study(
     overrides: Sequence[str],
     checkpoints: str | None,
     accept_noisy_timing: bool,
+    notify: str | None,
 ) -> None:
     """`tuner launch`."""
-    from tuner.launching.launch import INTERRUPTED, TERMINATED, launch
+    from tuner.launching.launch import INTERRUPTED, TERMINATED
+    from tuner.launching.notices import Notifier
 
     console = Console()
+    notifier = Notifier.from_environment(notify, lambda warning: console.print(Text(printable(f"warning: {warning}")), soft_wrap=True))
     spec = spec_to_launch(reference, storage, overrides)
     store, options = study_to_launch(spec, storage, trials, timeout, address, checkpoints, accept_noisy_timing)
     wanted = options.trials
@@ -56,7 +60,7 @@ def launch_study(
         return
     if already:
         console.print(f"study '{spec.name}' goes on from {already} finished trials")
-    outcome = launch(store, spec, options, console)
+    outcome = _launch_and_tell(store, spec, replace(options, notifier=notifier), console)
     results = confirmed_front(store)
     if results.completed:
         console.print(front_table(results))
@@ -65,6 +69,27 @@ def launch_study(
         go_on = "raise that rule of its budget to go on" if outcome.enough else "give the same command again to go on"
         console.print(Text(printable(f"stopped, because {outcome.stop_reason}; {go_on}")), soft_wrap=True)
         sys.exit({INTERRUPTED: 130, TERMINATED: 143}.get(outcome.stop_reason, 0))
+
+
+def _launch_and_tell(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: Console) -> LaunchOutcome:
+    """A launch whose end the notifier is told of, whichever it is."""
+    from tuner.launching.launch import launch
+    from tuner.launching.notices import Notice
+
+    def tell(event: Literal["ended", "failed"], text: str, finished: int) -> None:
+        if options.notifier is not None:
+            said = f"study '{spec.name}': {text}"
+            options.notifier.send(Notice(event=event, study=spec.name, text=said, finished=finished, asked=options.trials))
+
+    before = store.finished_count()
+    try:
+        outcome = launch(store, spec, options, console)
+    except DownsampleTunerError as error:
+        tell("failed", str(error), before)
+        raise
+    why = "" if outcome.stop_reason is None else f"; stopped, because {outcome.stop_reason}"
+    tell("ended", f"{outcome.finished} of {options.trials} trials are finished{why}", outcome.finished)
+    return outcome
 
 
 def study_to_launch(

@@ -104,7 +104,7 @@ class Dispatcher:
     def epoch_done(self, tune_id: str, report: EpochDone) -> None:
         """Notes a running trial's progress for the display, and whether it is to end early."""
         if running := self.running.get(tune_id):
-            running.epoch, running.val_accuracy = report.epoch, report.val_accuracy
+            running.curve = report.curve
             if self._stopping.judge(running, report):
                 self._unwanted.add(tune_id)
 
@@ -127,6 +127,11 @@ class Dispatcher:
             self._unwanted.discard(tune_id)
         if running is not None and running.stopped is not None:
             self._inbox.add(running, running.stopped)
+
+    @property
+    def epochs_done(self) -> int:
+        """Of the trials that run now, together."""
+        return sum(len(running.curve) for running in list(self.running.values()))
 
     @property
     def exhausted(self) -> bool:
@@ -189,11 +194,13 @@ class Dispatcher:
             self.on_event("the database answers again")
 
     def _beat(self) -> None:
+        told: dict[int, int] = {}
         while not self._closing.wait(HEARTBEAT_S / 2):
             with self._lock:
-                numbers = [trial.claimed.number for trial in [*self._ready, *self.running.values()]]
+                curves = {trial.claimed.number: trial.curve for trial in [*self._ready, *self.running.values()]}
             try:
-                self.store.beat(numbers)
+                self.store.beat(curves, {number: curve for number, curve in curves.items() if len(curve) > told.get(number, 0)})
+                told = {number: len(curve) for number, curve in curves.items()}
             except RunError:
                 # The other thread meets the same, and decides; a trial that was failed as silent meanwhile is taken up again.
                 continue

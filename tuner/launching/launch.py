@@ -15,7 +15,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -31,6 +31,7 @@ from tuner.launching.display import LaunchDisplay, calibration_progress, waiting
 from tuner.launching.doctor import check_here, check_nodes, raise_problems, warnings_in
 from tuner.launching.maker import TrialMaker
 from tuner.launching.node_checks import Finding
+from tuner.launching.notices import Event, Notice, Notifier, watching
 from tuner.launching.places import study_place
 from tuner.launching.pricing import FirstBaseline, Pricing
 from tuner.launching.proposals import Proposer, SearchProposer
@@ -40,9 +41,9 @@ from tuner.launching.timing import data_root, device_kinds, study_timing, trial_
 from tuner.results.describe import printable
 from tuner.results.stored import study_front
 from tuner.samplers.build import build_sampler
-from tuner.samplers.distributions import distributions
 from tuner.samplers.plan_cost import PlanCost
 from tuner.stoppers.build import build_stopper
+from tuner.storage.distributions import distributions
 from tuner.storage.store import StudyStore
 
 INTERRUPTED: Final = "Ctrl-C was pressed"
@@ -56,7 +57,7 @@ class LaunchOptions:
     """How one launch runs.
 
     trials: finished ones in all. timeout_s: of this launch. address: of a Ray cluster, None starts one here. checkpoints: folder or
-    fsspec URL below which the study keeps checkpoints and results, None the one of its last launch.
+    fsspec URL below which the study keeps checkpoints and results, None the one of its last launch. notifier: who is told of stalls.
     """
 
     trials: int
@@ -64,6 +65,7 @@ class LaunchOptions:
     address: str | None = None
     checkpoints: str | None = None
     accept_noisy_timing: bool = False
+    notifier: Notifier | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ def launch(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: 
             rules=rules,
         )
         display = LaunchDisplay(console, dispatcher, lambda: study_front(store))
-        with _stopping_on_signals(dispatcher, console), display.showing():
+        with _stopping_on_signals(dispatcher, console), display.showing(), watching(dispatcher, _teller(dispatcher, options.notifier)):
             _run_trials(dispatcher, spec)
     if dispatcher.finished >= options.trials:
         return LaunchOutcome(dispatcher.finished)
@@ -179,6 +181,20 @@ def _run_trials(dispatcher: Dispatcher, spec: StudySpec) -> None:
             ).fit()
     finally:
         dispatcher.close()
+
+
+def _teller(dispatcher: Dispatcher, notifier: Notifier | None) -> Callable[[Event, str], None]:
+    def tell(event: Event, text: str) -> None:
+        # Of its database the dispatcher has said so itself.
+        if event in ("stalled", "moving"):
+            dispatcher.on_event(text)
+        if notifier is not None:
+            study = dispatcher.store.name
+            notifier.send(
+                Notice(event=event, study=study, text=f"study '{study}': {text}", finished=dispatcher.finished, asked=dispatcher.trials)
+            )
+
+    return tell
 
 
 @contextmanager

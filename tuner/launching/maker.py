@@ -19,17 +19,27 @@ from tuner.storage.store import ClaimedTrial
 class Running:
     """A trial that a worker has. alone: no other trial of this driver has run beside it so far.
 
-    times: relative time after each epoch, empty where no stopper asks. stopped: once it is to end early.
+    curve: validation accuracy after each epoch so far. times: relative time after each epoch, empty where no stopper asks. stopped: once
+    it is to end early.
     """
 
     claimed: ClaimedTrial
     job: Job
     started_s: float = field(default_factory=time.monotonic)
-    epoch: int = 0
-    val_accuracy: float | None = None
+    curve: tuple[float, ...] = ()
     alone: bool = True
     times: tuple[float, ...] = ()
     stopped: TrialStopped | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.curve)
+
+    @property
+    def val_accuracy(self) -> float | None:
+        """After the last epoch; None before the first."""
+        return self.curve[-1] if self.curve else None
 
 
 @dataclass(frozen=True, slots=True)

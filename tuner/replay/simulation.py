@@ -33,8 +33,8 @@ from tuner.launching.proposals import Proposer, SearchProposer
 from tuner.launching.source import TrialSource
 from tuner.replay.answers import Answer, Replay
 from tuner.replay.score import Point, Score
-from tuner.samplers.distributions import distributions
 from tuner.stoppers import Stop, Stopper
+from tuner.storage.distributions import distributions
 from tuner.storage.opening import open_storage
 from tuner.storage.store import ClaimedTrial, StudyStore
 from tuner.storage.urls import masked

@@ -11,11 +11,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from studies.spec import StudySpec
 from trainers.cost import CostTable
 from trainers.errors import RunError
 from tuner.launching.timing import COST_TABLES, kept_timing
 from tuner.report.details import EpochClock, details, last_finite, rounded
 from tuner.report.headline import confirmed_columns, headline
+from tuner.report.importance import field_importance
 from tuner.report.origin import cost_rows, facts, origins
 from tuner.results.confirmation import stored_confirmation
 from tuner.results.describe import describe_schedule, describe_training, printable, quantity
@@ -30,9 +32,16 @@ VERSION: Final = 1
 # Besides the points of the fronts so many of the newest trials come with schedule, curve and seconds.
 NEWEST: Final = 200
 
+# Of importance; another seed of its sampling moves a share by more.
+_LEAST_SHARE: Final = 0.005
+
 # How the page marks a trial: reduced steps, full resolution, the baseline, or stopped early.
 _MARKS: Final = {None: "r", "full": "f", "shorter": "f", "baseline": "b"}
 _STOPPED: Final = "s"
+
+
+class NothingToReport(RunError):  # noqa: N818  a state that ends, not a mistake
+    """No trial of the study has completed yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +55,11 @@ class _Row:
 
 
 def study_document(store: StudyStore) -> dict[str, Any]:
-    """What the page shows of a study, JSON-ready; shares in [0, 1]. RunError while no trial has completed."""
+    """What the page shows of a study, JSON-ready; shares in [0, 1]. NothingToReport while no trial has completed."""
     spec, trials = stored_spec(store), store.trials()
     results = front_of(spec, trials.completed)
     if not trials.completed:
-        raise RunError(f"study '{results.study}' has no completed trial yet, so there is nothing to report")
+        raise NothingToReport(f"study '{results.study}' has no completed trial yet, so there is nothing to report")
     results = replace(results, confirmation=stored_confirmation(store, results))
     timing = kept_timing(store)
     clock = EpochClock(spec, *timing) if timing else None
@@ -71,10 +80,27 @@ def study_document(store: StudyStore) -> dict[str, Any]:
         "newest": NEWEST,
         "details": {row.trial.number: details(row.trial, row.time, results, clock) for row in _detailed(rows, results)},
         "hypervolume": _hypervolumes(trials.completed, results.objectives),
+        "importance": _importance(spec, trials.completed),
         "costs": [cost_rows(CostTable.from_dict(table)) for table in store.get_attr(COST_TABLES) or ()],
         "facts": facts(spec, trials),
         "origins": origins(trials.completed),
     }
+
+
+def _importance(spec: StudySpec, completed: Sequence[CompletedTrial]) -> list[dict[str, Any]]:
+    """One an objective, its fields in the order of their shares; those that decide nothing are left out."""
+    return [
+        {
+            "objective": printable(quantity(name).label),
+            "explained": rounded(found.explained),
+            "fields": [
+                [printable(field), rounded(alone), rounded(in_all)]
+                for field, (alone, in_all) in found.shares.items()
+                if in_all >= _LEAST_SHARE
+            ],
+        }
+        for name, found in field_importance(spec, completed).items()
+    ]
 
 
 def _rows(trials: StudyTrials, clock: EpochClock | None) -> list[_Row]:

@@ -18,6 +18,30 @@ function filled(node, attributes, children) {
   return node;
 }
 
+// nodes in place of the host's. What is the same stays, with its focus and what is marked in it; folds stay open.
+export function redraw(host, ...nodes) {
+  const former = [...host.childNodes];
+  nodes.forEach((node, place) => {
+    const drawn = typeof node === "string" ? document.createTextNode(node) : node;
+    const old = former[place];
+    if (!old) return host.append(drawn);
+    keepOpen(old, drawn);
+    if (!old.isEqualNode(drawn)) old.replaceWith(drawn);
+  });
+  for (const old of former.slice(nodes.length)) old.remove();
+}
+
+function keepOpen(old, drawn) {
+  if (!(old instanceof Element && drawn instanceof Element) || old.dataset.number !== drawn.dataset.number) return;
+  const open = [...old.querySelectorAll("details[open] > summary")].map((summary) => summary.textContent);
+  for (const fold of drawn.querySelectorAll("details")) fold.open = open.includes(fold.querySelector("summary").textContent);
+}
+
+// A screen reader says a status again when it is written again.
+export function say(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
 export function byId(id) {
   return document.getElementById(id);
 }

@@ -1,27 +1,36 @@
 // The page: reads the study's document, keeps what is selected and filtered, and has everything drawn.
 
-import { byId } from "./elements.js";
+import { byId, redraw, say } from "./elements.js";
 import { kindOf } from "./shapes.js";
 import { Scatter } from "./scatter.js";
 import { LETTERS, card, curvesFigure } from "./cards.js";
-import { costTables, countWords, frontTable, headlineFigures, legend, originParts, verdict, volumeFigure } from "./sections.js";
+import { costTables, countWords, frontTable, headlineFigures, importanceTables, legend, originParts, verdict, volumeFigure } from "./sections.js";
 
 const VERSION = 1;
 const FILTERS = ["least-accuracy", "most-time"];
+// What is drawn from the study alone, by the id of its place on the page: each function takes the study and that place, and gives nodes.
+const DRAWN = { figures: headlineFigures, verdict, volume: volumeFigure, importance: importanceTables, costs: costTables, origin: originParts };
 
 let study;
-let selected = [];
+let selected = null;
 const scatter = new Scatter(byId("scatter"), pick);
 
-// document: as tuner.report.document makes it; a live page calls this again with a fresh one.
-export function show(document_) {
+// document: as tuner.report.document makes it; a live page calls this again with a fresh one. made: where it comes from, in words.
+export function show(document_, made) {
   if (document_.version !== VERSION) throw new Error(`the data have version ${document_.version}, this page reads ${VERSION}`);
-  study = { ...document_, points: readPoints(document_) };
+  study = { ...document_, details: { ...selectedDetails(), ...document_.details }, points: readPoints(document_) };
   study.byNumber = new Map(study.points.map((point) => [point.number, point]));
-  selected = (selected.length ? selected : firstSelected()).filter((number) => study.byNumber.has(number));
+  selected = (selected ?? firstSelected()).filter((number) => study.byNumber.has(number));
   drawStudy();
+  say(byId("made"), made);
   drawFiltered();
   drawSelection();
+}
+
+// A trial that is compared goes on being shown whole when it is among the newest no more.
+function selectedDetails() {
+  const kept = (selected ?? []).filter((number) => study.details[number]);
+  return Object.fromEntries(kept.map((number) => [number, study.details[number]]));
 }
 
 // The answer beside the baseline; where that is full resolution itself, the most accurate point with reduced steps instead.
@@ -47,25 +56,20 @@ function readPoints({ trials, front, rival_front }) {
 
 function drawStudy() {
   document.title = study.study;
-  byId("study").textContent = study.study;
-  byId("counts").textContent = countWords(study);
-  byId("figures").replaceChildren(...headlineFigures(study));
-  byId("verdict").replaceChildren(...verdict(study));
+  say(byId("study"), study.study);
+  say(byId("counts"), countWords(study));
+  for (const [id, draw] of Object.entries(DRAWN)) redraw(byId(id), ...draw(study, byId(id)));
   byId("front-note").textContent = study.in_plane ? "" : `The front is over ${study.objectives.join(", ")}; drawn are training time and validation accuracy.`;
   byId("anew-choice").hidden = !study.confirmed;
-  byId("volume").replaceChildren(...volumeFigure(byId("volume"), study));
-  byId("costs").replaceChildren(...costTables(study));
-  byId("origin").replaceChildren(...originParts(study));
-  byId("made").textContent = `Made ${study.made.slice(0, 16).replace("T", " ")} UTC. Opens without a network.`;
+  if (!study.confirmed) byId("anew").checked = false;
 }
 
 function drawSelection() {
   const points = selected.map((number) => study.byNumber.get(number));
-  byId("selected-note").textContent = points.length
-    ? `${points.length > 1 ? "Side by side" : "Shown"}: ${points.map((point) => `trial ${point.number}`).join(", ")}.`
-    : "Nothing is selected: click a point of the front.";
-  byId("cards").replaceChildren(...points.map((point, place) => card(study, point, LETTERS[place], remove)));
-  byId("curves").replaceChildren(...curvesFigure(byId("curves"), study, points));
+  const names = points.map((point) => `trial ${point.number}`).join(", ");
+  say(byId("selected-note"), names ? `${points.length > 1 ? "Side by side" : "Shown"}: ${names}.` : "Nothing is selected: click a point of the front.");
+  redraw(byId("cards"), ...points.map((point, place) => card(study, point, LETTERS[place], remove)));
+  redraw(byId("curves"), ...curvesFigure(byId("curves"), study, points));
   drawScatter();
 }
 
@@ -89,10 +93,10 @@ function drawScatter() {
 }
 
 function drawFiltered() {
-  byId("legend").replaceChildren(...legend(viewedPoints(), study.in_plane));
+  redraw(byId("legend"), ...legend(viewedPoints(), study.in_plane));
   const visible = new Set(visiblePoints().map((point) => point.number));
-  byId("shown").textContent = visible.size < study.points.length ? `${visible.size} of ${study.points.length} finished trials are shown.` : "";
-  byId("table").replaceChildren(frontTable(study, frontPoints().filter((point) => visible.has(point.number)), pick));
+  say(byId("shown"), visible.size < study.points.length ? `${visible.size} of ${study.points.length} finished trials are shown.` : "");
+  redraw(byId("table"), frontTable(study, frontPoints().filter((point) => visible.has(point.number)), pick));
 }
 
 function ordered(points) {
@@ -152,5 +156,6 @@ byId("filters").addEventListener("submit", (event) => {
   else byId("shown").textContent = `Trial ${number} is no finished trial of this study.`;
 });
 
-show(JSON.parse(byId("data").textContent));
+const embedded = JSON.parse(byId("data").textContent);
+if (embedded) show(embedded, `Made ${embedded.made.slice(0, 16).replace("T", " ")} UTC. Opens without a network.`);
 requestAnimationFrame(() => setTimeout(() => performance.mark("front-drawn")));

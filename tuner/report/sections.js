@@ -55,7 +55,7 @@ function confirmedWords(anew) {
   return anew.stays ? interval : `${interval}, by luck`;
 }
 
-export function volumeFigure(host, { hypervolume, counts }) {
+export function volumeFigure({ hypervolume, counts }, host) {
   if (!hypervolume) return [element("figcaption", {}, "These objectives have no hypervolume.")];
   const points = hypervolume.trials.map((count, place) => [count, hypervolume.values[place]]);
   const last = hypervolume.values[hypervolume.values.length - 1];
@@ -63,6 +63,16 @@ export function volumeFigure(host, { hypervolume, counts }) {
   const label = `Hypervolume rises to ${last} after ${hypervolume.trials[hypervolume.trials.length - 1]} of ${counts.completed} completed trials`;
   const words = `${label}. It is the area that the front covers, up to the baseline's time and down to no accuracy.`;
   return [lineChart(host, label, "completed trials", "hypervolume", [{ points, name: "volume", isStepped: true }]), element("figcaption", {}, words)];
+}
+
+export function importanceTables({ importance }) {
+  if (!importance.length) return [element("p", { class: "note" }, "Too few trials with reduced steps have completed to tell.")];
+  const heads = [["field", false], ["alone", true], ["with others", true], ["share of what differs over the search space", false]];
+  return importance.map(({ objective, explained, fields }) => {
+    const rows = fields.map(([field, alone, inAll]) => [field, percent(alone, 0), percent(inAll, 0), bar(inAll)]);
+    const doubt = explained < 0.5 ? " That is little, so take the shares with caution." : "";
+    return table(`What decides ${objective}, learned from the completed trials with reduced steps; of trials that were left out it explains ${percent(explained, 0)}.${doubt}`, heads, rows);
+  });
 }
 
 export function costTables({ costs }) {

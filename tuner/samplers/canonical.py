@@ -11,7 +11,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from studies.space import SearchSpace, canonical_params
-from tuner.samplers.distributions import distributions
+from tuner.storage.distributions import distributions
 
 
 class CanonicalSampler(BaseSampler):

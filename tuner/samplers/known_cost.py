@@ -28,10 +28,10 @@ from tuner.results.front import ACCURACY, TIME
 from tuner.samplers.accuracy_model import AccuracyModel, Kernels
 from tuner.samplers.acquisition import Acquisition, Pricing, search
 from tuner.samplers.candidates import Candidates, Point
-from tuner.samplers.distributions import distributions
 from tuner.samplers.features import Features
 from tuner.samplers.history import Guess, History, Known, Trials, informative
 from tuner.samplers.improvement import FrontSteps
+from tuner.storage.distributions import distributions
 
 Floats = NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""Optuna's dashboard on a study, with our own pictures attached."""
+"""`tuner dashboard`: a study's page, live, with Optuna's dashboard on the same study beside it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,11 @@ import ipaddress
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final
 
 from trainers.errors import InputError, RunError
-from tuner.results.confirmation import confirmed_front
-from tuner.results.plots_html import front_figure, schedules_figure
 from tuner.storage.lookup import open_study
-from tuner.storage.store import StudyStore
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
-# The dashboard cuts off what is higher.
-CARD_PX: Final = 450
 # A browser keeps connections open; nobody waits for them at the end.
 _LAST_ANSWERS_S: Final = 1
 
@@ -26,21 +18,18 @@ _LAST_ANSWERS_S: Final = 1
 def serve(reference: str, storage: str | None, host: str, port: int) -> None:
     """`tuner dashboard`: serves until interrupted. The database's URL stays in this process."""
     import uvicorn
-    from a2wsgi import WSGIMiddleware
-    from optuna_dashboard import wsgi
 
+    from tuner.serving.site import study_site
     from tuner.serving.web_access import LOOPBACK_NAMES, TOKEN_QUERY, AccessControl, random_token, users_token
 
     users = users_token()
     store = open_study(reference, storage)
-    attach_plots(store)
     with listening(host, port) as listener:
         public = not is_loopback(listener)
         token = users or (random_token() if public else None)
         names = None if public else LOOPBACK_NAMES | {host.lower()}
-        page = AccessControl(cast("ASGIApp", WSGIMiddleware(wsgi(store.storage))), names=names, token=token)
         config = uvicorn.Config(
-            page,
+            AccessControl(study_site(store), names=names, token=token),
             log_level="warning",
             access_log=False,  # requests are no news to who looks at the page, and the first one holds the token
             lifespan="off",
@@ -53,19 +42,9 @@ def serve(reference: str, storage: str | None, host: str, port: int) -> None:
             _warn(host)
         # A token that the user chose is a secret of theirs, and what is printed may be kept in a log.
         query = "" if token is None else f"?{TOKEN_QUERY}={'...' if users else token}"
-        url = f"http://{url_host(listener)}/dashboard/studies/{store.study_id}{query}"
+        url = f"http://{url_host(listener)}/{query}"
         print(f"study '{store.name}': {url} (Ctrl-C ends it)", flush=True)
         uvicorn.Server(config).run(sockets=[listener])
-
-
-def attach_plots(store: StudyStore) -> None:
-    """Puts the front and the front's schedules into the study, where the dashboard shows them; a second time replaces the first."""
-    from optuna_dashboard import save_plotly_graph_object
-
-    results = confirmed_front(store)
-    if results.completed:
-        save_plotly_graph_object(store.study, front_figure(results, CARD_PX), graph_object_id="front")
-        save_plotly_graph_object(store.study, schedules_figure(results, CARD_PX), graph_object_id="schedules")
 
 
 def listening(host: str, port: int) -> socket.socket:

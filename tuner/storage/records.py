@@ -152,7 +152,7 @@ class TrialReader:
         return self._common(trial) | {"seed": lineage_of(trial)["seed"]}
 
     def _running(self, trial: FrozenTrial) -> RunningTrial:
-        return RunningTrial(**self._unmeasured(trial), owner=_mapping(trial.user_attrs.get(OWNER)))
+        return RunningTrial(**self._unmeasured(trial), owner=_mapping(trial.user_attrs.get(OWNER)), curve=_curve(trial))
 
     def _failed(self, trial: FrozenTrial) -> FailedTrial:
         kind, reason = self._failure(trial)
@@ -198,7 +198,8 @@ def expected_accuracy(trial: FrozenTrial) -> float | None:
 
 
 def _curve(trial: FrozenTrial) -> list[float]:
-    return [math.nan if value is None else value for value in trial.user_attrs.get(CURVE) or ()]
+    kept = trial.user_attrs.get(CURVE)
+    return [value if isinstance(value, int | float) else math.nan for value in kept] if isinstance(kept, list | tuple) else []
 
 
 def _mapping(value: object) -> dict[str, Any]:

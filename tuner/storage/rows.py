@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 LINEAGE: Final = "lineage"
@@ -119,11 +119,33 @@ def set_study_note(storage: RDBStorage, study_id: int, note: str) -> None:
         _add_note(session, study_id, "dashboard:", note)
 
 
+def replace_study_pieces(storage: RDBStorage, study_id: int, prefix: str, pieces: Mapping[str, str]) -> None:
+    """These system attributes in place of all of the study's whose key begins with `prefix`: a reader finds either, never a mixture."""
+    attributes = models.StudySystemAttributeModel
+    with transaction(storage) as session:
+        _lock_study(session, study_id)
+        session.execute(delete(attributes).where(attributes.study_id == study_id, attributes.key.startswith(prefix, autoescape=True)))
+        session.execute(
+            insert(attributes), [{"study_id": study_id, "key": key, "value_json": json.dumps(text)} for key, text in pieces.items()]
+        )
+
+
 def beat(storage: RDBStorage, trial_ids: Iterable[int]) -> None:
     """A sign of life of running trials."""
     heartbeats = models.TrialHeartbeatModel
     with transaction(storage) as session:
         session.execute(update(heartbeats).where(heartbeats.trial_id.in_(list(trial_ids))).values(heartbeat=_database_time(session)))
+
+
+def note_running(storage: RDBStorage, attributes: Mapping[int, Mapping[str, Any]]) -> None:
+    """Attributes of trials while they are RUNNING, by trial id; what runs no more keeps those that it ended with. Safe to repeat."""
+    running = models.TrialModel.trial_id.in_(list(attributes)) & (models.TrialModel.state == TrialState.RUNNING)
+    with transaction(storage) as session:
+        # Writing first is what locks the rows, as in end_trial.
+        session.execute(update(models.TrialModel).where(running).values(state=TrialState.RUNNING))
+        for trial_id in list(session.scalars(select(models.TrialModel.trial_id).where(running))):
+            for key, value in attributes[trial_id].items():
+                storage._set_trial_attr_without_commit(session, models.TrialUserAttributeModel, trial_id, key, value)
 
 
 def running_trials(storage: RDBStorage, study_id: int) -> list[Beat]:

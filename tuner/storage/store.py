@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final, NoReturn, TypeVar
 
 import optuna
@@ -143,11 +144,17 @@ class StudyStore:
         """Ends a trial as PRUNED, which counts as finished but is no point of a front; False where it runs no more."""
         return self._end(number, TrialState.PRUNED, record=record)
 
-    def beat(self, numbers: Iterable[int]) -> None:
-        """Says that these trials are alive. Needed at least every GRACE_S from whoever claimed them."""
+    def beat(self, numbers: Iterable[int], curves: Mapping[int, Sequence[float]] = MappingProxyType({})) -> None:
+        """Says that these trials are alive. Needed at least every GRACE_S from whoever claimed them.
+
+        curves: for whoever watches, validation accuracy after each epoch so far of those that have reached another one, by number.
+        """
         trial_ids = [self._trial_id(number) for number in numbers]
         if trial_ids:
             self._retried(lambda: rows.beat(self.storage, trial_ids))
+        if curves:
+            noted = {self._trial_id(number): {CURVE: plain(curve)} for number, curve in curves.items()}
+            self._retried(lambda: rows.note_running(self.storage, noted))
 
     def reconcile(self, grace_s: float = GRACE_S) -> list[int]:
         """Fails the RUNNING trials that nobody answers for any more, and returns their numbers.

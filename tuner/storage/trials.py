@@ -73,9 +73,13 @@ class PrunedTrial(UnmeasuredTrial):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningTrial(UnmeasuredTrial):
-    """A trial that some driver answers for. owner: host, boot_id, pid, started (the process's start time)."""
+    """A trial that some driver answers for. owner: host, boot_id, pid, started (the process's start time).
+
+    curve: validation accuracy after each epoch, as far as its driver has told.
+    """
 
     owner: dict[str, Any]
+    curve: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

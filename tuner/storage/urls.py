@@ -42,8 +42,8 @@ def masked(url: str) -> str:
 
 
 def forget_secrets() -> None:
-    """Removes the database's URL and password, and the dashboard's token, from the environment, which workers would inherit."""
-    for name in (URL_VARIABLE, "PGPASSWORD", "TUNER_DASHBOARD_TOKEN"):
+    """Removes the database's URL and password, the dashboard's token and the webhook from the environment, which workers would inherit."""
+    for name in (URL_VARIABLE, "PGPASSWORD", "TUNER_DASHBOARD_TOKEN", "TUNER_WEBHOOK"):
         os.environ.pop(name, None)
 
 
