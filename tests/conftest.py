@@ -107,6 +107,7 @@ def free_port() -> int:
 # The longest first: two processes share the files, and one that begins a long one last would keep the other waiting.
 _LONGEST = (
     "test_launch.py",
+    "test_cluster.py",
     "test_faults.py",
     "test_detach.py",
     "test_distributed.py",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import re
 import shutil
@@ -129,17 +128,6 @@ def test_the_ray_cluster_has_kuberays_fields():
     jsonschema.validate(cluster["spec"], RAY_CLUSTER)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(cluster["spec"] | {"workerGroupSpec": []}, RAY_CLUSTER)
-
-
-def test_the_rest_of_the_manifest_has_kubernetes_fields():
-    needed(importlib.util.find_spec("kubernetes_validate"), "kubernetes-validate")
-    import kubernetes_validate
-
-    templates = [
-        {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": {"spec": spec}} for spec in pod_specs()
-    ]
-    for document in (*templates, *(found for kind, found in KUBERAY.items() if kind != "RayCluster")):
-        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
 
 
 def test_no_pod_is_root_and_each_says_what_it_needs():

@@ -130,7 +130,10 @@ def test_following_ends_when_the_study_has_what_was_asked_for(study, capsys, mon
 
 
 def test_an_unknown_tracker_is_one_sentence(study):
-    with pytest.raises(InputError, match=r"the tracker is 'tensorbord', it must be one of tensorboard, mlflow, wandb; the nearest valid name is .tensorboard."):
+    with pytest.raises(
+        InputError,
+        match=r"the tracker is 'tensorbord', it must be one of tensorboard, mlflow, wandb; the nearest valid name is .tensorboard.",
+    ):
         track_study("tiny", study, "tensorbord", None, follow=False)
 
 
