@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.filled import filled_store, tiny_spec
+from tuner.report.document import study_document
 from tuner.report.importance import FEWEST, Share, field_importance, sensitivity
 from tuner.storage.opening import open_storage
 
@@ -47,9 +48,14 @@ def test_what_nothing_changes_has_no_important_field():
 
 
 @pytest.fixture
-def completed(tmp_path):
+def store(tmp_path):
     """Sixty told trials: accuracy is 0.1 an epoch, less 0.05 times the frequency, and falls a little with the trial's number."""
-    return filled_store(open_storage(f"sqlite:///{tmp_path / 'tuner.db'}"), 60).trials().completed
+    return filled_store(open_storage(f"sqlite:///{tmp_path / 'tuner.db'}"), 60)
+
+
+@pytest.fixture
+def completed(store):
+    return store.trials().completed
 
 
 def test_trials_show_what_decided_them(completed):
@@ -72,3 +78,13 @@ def test_too_few_trials_say_nothing(completed):
     reduced = [trial for trial in completed if trial.rival is None]
     assert field_importance(tiny_spec(), reduced[: FEWEST - 1]) == {}
     assert field_importance(tiny_spec(), reduced[:FEWEST]) != {}
+
+
+def test_the_page_has_it_by_objective_without_what_decides_nothing(store):
+    shown = {one["objective"]: one for one in study_document(store)["importance"]}
+    assert list(shown) == ["training time", "validation accuracy"]
+    accuracy = shown["validation accuracy"]
+    assert accuracy["fields"][0][0] == "epochs"
+    assert 0.8 < accuracy["explained"] <= 1
+    assert all(0.005 <= in_all <= 1 for _, _, in_all in accuracy["fields"])
+    assert "batch_norm" not in [field for field, _, _ in accuracy["fields"]]

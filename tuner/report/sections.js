@@ -67,7 +67,7 @@ export function volumeFigure({ hypervolume, counts }, host) {
 
 export function importanceTables({ importance }) {
   if (!importance.length) return [element("p", { class: "note" }, "Too few trials with reduced steps have completed to tell.")];
-  const heads = [["field", false], ["alone", true], ["with others", true], ["share of what differs over the search space", false]];
+  const heads = [["field", false], ["alone", true], ["with others", true], ["of what differs over the space", false]];
   return importance.map(({ objective, explained, fields }) => {
     const rows = fields.map(([field, alone, inAll]) => [field, percent(alone, 0), percent(inAll, 0), bar(inAll)]);
     const doubt = explained < 0.5 ? " That is little, so take the shares with caution." : "";
