@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := .venv/uv/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: install demo test check clean
+.PHONY: install demo docs test check clean
 
 install: .venv/installed
 
@@ -18,6 +18,15 @@ install: .venv/installed
 .venv/integrations: .venv/installed
 	$(UV) sync --python .venv/bin/python --all-groups
 	touch $@
+
+# --inexact: what other groups have brought stays.
+.venv/docs: .venv/installed
+	$(UV) sync --python .venv/bin/python --inexact --group docs
+	touch $@
+
+# The documentation as a site; it opens from its folder, only the search needs a server.
+docs: .venv/docs
+	.venv/bin/python docs/build.py --out out/site
 
 # The main job on the embedded default: SQLite, Ray on this machine, the digit scans that ship inside scikit-learn.
 # Noisy timing is accepted, with a warning: people who try something out have other programs open.

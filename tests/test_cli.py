@@ -36,6 +36,8 @@ COMMANDS = [
     "studies",
     "init",
     "compare",
+    "track",
+    "report",
 ]
 
 
@@ -243,3 +245,24 @@ def test_train_with_a_trial_and_with_its_schedule_file_is_the_same(place):
     assert all(torch.equal(first[name], second[name]) for name in first)
     plain = build_model("cifar_resnet8", 10, 32)
     plain.load_state_dict(first)
+
+
+def test_a_launch_without_progress(place):
+    asked = ("launch", "tiny.yaml", "--trials", "3")
+    assert "12 finished trials and 3 are asked for: nothing to do" in tuner(*asked, cwd=place).stdout
+    quiet = tuner(*asked, "--quiet", cwd=place)
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+    document = json.loads(tuner(*asked, "--json", cwd=place).stdout)
+    assert (document["study"], document["completed"], document["asked"], document["stop_reason"]) == ("tiny", 12, 3, None)
+
+
+@pytest.mark.parametrize(
+    ("begun", "completed"),
+    [("dig", ["digits"]), ("cifar", ["cifar10", "cifar10-resnet18"]), ("ti", ["tiny.yaml"]), ("sub/", ["sub/own.yaml"]), ("zz", [])],
+)
+def test_a_shell_completes_studies(place, begun, completed):
+    (place / "sub").mkdir(exist_ok=True)
+    (place / "sub" / "own.yaml").touch()
+    environment = {"_TUNER_COMPLETE": "complete_bash", "COMP_WORDS": f"tuner launch {begun}", "COMP_CWORD": "2"}
+    found = subprocess.run([TUNER], cwd=place, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == completed

@@ -52,6 +52,8 @@ def launch(
     notify: Annotated[
         str | None, typer.Option("--notify", metavar="COMMAND", help="Runs it when the launch ends or stalls, with JSON on its stdin.")
     ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only warnings, and the front at the end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="No progress, and the outcome as one JSON document.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Returns once it has begun; it goes on when this terminal is closed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only prints the space, what it costs, and how far the budget goes.")] = False,
 ) -> None:
@@ -68,7 +70,7 @@ def launch(
         return
     from tuner.commands.study import launch_study
 
-    launch_study(study, storage, trials, timeout, address, overrides or [], checkpoints, accept_noisy_timing, notify)
+    launch_study(study, storage, trials, timeout, address, overrides or [], checkpoints, accept_noisy_timing, notify, quiet, as_json)
 
 
 @app.command()

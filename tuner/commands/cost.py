@@ -177,7 +177,9 @@ def _print(found: Mapping[str, Any], config: TrainConfig, images: ImageSet, tabl
     console.print(_steps_table(found["steps"]))
     console.print(Text("\n".join(_sentences(found, config.epochs))), soft_wrap=True)
     if (reason := table.reason_to_doubt()) is not None:
-        console.print(Text(f"warning: these figures are worth less, because {reason}"), soft_wrap=True)
+        console.print(
+            Text(f"warning: these figures are worth less, because {reason}; ask again when the machine is otherwise idle"), soft_wrap=True
+        )
 
 
 def _steps_table(steps: list[dict[str, Any]]) -> Table:

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Study = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or a study file (built-in ones too) whose name is meant.")]
+
+def _study_names(incomplete: str) -> list[str]:
+    """What a shell completes: built-in studies and the study files here. Stored studies would take a second of loading at each Tab."""
+    from studies.files import builtin_names
+
+    folder = Path(f"{incomplete}*").parent
+    here = sorted(str(path) for path in folder.glob("*.yaml"))
+    return [name for name in (*builtin_names(), *here) if name.startswith(incomplete)]
+
+
+Study = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY", help="A study's name, or a study file (built-in ones too) whose name is meant.", autocompletion=_study_names
+    ),
+]
 Storage = Annotated[
     str | None,
     typer.Option("--storage", metavar="URL", help="Database; else TUNER_STORAGE, else the study file's, else sqlite:///tuner.db."),

@@ -44,23 +44,35 @@ def launch_study(
     checkpoints: str | None,
     accept_noisy_timing: bool,
     notify: str | None,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
-    """`tuner launch`."""
-    from tuner.launching.launch import INTERRUPTED, TERMINATED
+    """`tuner launch`. quiet: no progress; as_json: none either, and the outcome as a document."""
+    from tuner.launching.display import warn
+    from tuner.launching.launch import INTERRUPTED, TERMINATED, LaunchOutcome
     from tuner.launching.notices import Notifier
 
-    console = Console()
-    notifier = Notifier.from_environment(notify, lambda warning: console.print(Text(printable(f"warning: {warning}")), soft_wrap=True))
+    console = Console(quiet=quiet or as_json)
+    notifier = Notifier.from_environment(notify, partial(warn, console))
     spec = spec_to_launch(reference, storage, overrides)
     store, options = study_to_launch(spec, storage, trials, timeout, address, checkpoints, accept_noisy_timing)
-    wanted = options.trials
     already = store.finished_count()
-    if already >= wanted:
-        console.print(f"study '{spec.name}' has {already} finished trials and {wanted} are asked for: nothing to do")
-        return
-    if already:
-        console.print(f"study '{spec.name}' goes on from {already} finished trials")
-    outcome = _launch_and_tell(store, spec, replace(options, notifier=notifier), console)
+    if already >= options.trials:
+        outcome = LaunchOutcome(already)
+        console.print(f"study '{spec.name}' has {already} finished trials and {options.trials} are asked for: nothing to do")
+    else:
+        if already:
+            console.print(f"study '{spec.name}' goes on from {already} finished trials")
+        outcome = _launch_and_tell(store, spec, replace(options, notifier=notifier), console)
+        if not as_json:
+            _print_outcome(store, outcome, options.trials)
+    if as_json:
+        print(json.dumps({**_status(store), "asked": options.trials, "stop_reason": outcome.stop_reason}, indent=2, allow_nan=False))
+    sys.exit({INTERRUPTED: 130, TERMINATED: 143}.get(outcome.stop_reason or "", 0))
+
+
+def _print_outcome(store: StudyStore, outcome: LaunchOutcome, wanted: int) -> None:
+    console = Console()
     results = confirmed_front(store)
     if results.completed:
         console.print(front_table(results))
@@ -68,7 +80,6 @@ def launch_study(
     if outcome.stop_reason is not None:
         go_on = "raise that rule of its budget to go on" if outcome.enough else "give the same command again to go on"
         console.print(Text(printable(f"stopped, because {outcome.stop_reason}; {go_on}")), soft_wrap=True)
-        sys.exit({INTERRUPTED: 130, TERMINATED: 143}.get(outcome.stop_reason, 0))
 
 
 def _launch_and_tell(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: Console) -> LaunchOutcome:

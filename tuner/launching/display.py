@@ -81,6 +81,12 @@ class LaunchDisplay:
         return Group(table, *(Text(line, style="dim") for line in self._lines))
 
 
+def warn(console: Console, sentence: str) -> None:
+    """Shows a warning, on stderr where progress is not asked for."""
+    shown = Console(stderr=True) if console.quiet else console
+    shown.print(Text(printable(f"warning: {sentence}")), soft_wrap=True)
+
+
 @contextmanager
 def waiting(console: Console, what: str) -> Iterator[None]:
     """Says what is being waited for: a spinner in a terminal, a line elsewhere."""

@@ -22,12 +22,11 @@ from types import FrameType
 from typing import Any, Final
 
 from rich.console import Console
-from rich.text import Text
 
 from studies.spec import StudySpec
 from tuner.launching.cluster import ray_cluster
 from tuner.launching.dispatcher import STOP_REQUEST, Dispatcher
-from tuner.launching.display import LaunchDisplay, calibration_progress, waiting
+from tuner.launching.display import LaunchDisplay, calibration_progress, waiting, warn
 from tuner.launching.doctor import check_here, check_nodes, raise_problems, warnings_in
 from tuner.launching.maker import TrialMaker
 from tuner.launching.node_checks import Finding
@@ -38,7 +37,6 @@ from tuner.launching.proposals import Proposer, SearchProposer
 from tuner.launching.provenance import code_commit
 from tuner.launching.stop_rules import StopRules
 from tuner.launching.timing import data_root, device_kinds, study_timing, trial_device
-from tuner.results.describe import printable
 from tuner.results.stored import study_front
 from tuner.samplers.build import build_sampler
 from tuner.samplers.plan_cost import PlanCost
@@ -130,7 +128,7 @@ def launch(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: 
 def _examine(findings: Sequence[Finding], console: Console) -> None:
     raise_problems(findings)
     for sentence in warnings_in(findings):
-        console.print(Text(printable(f"warning: {sentence}")), soft_wrap=True)
+        warn(console, sentence)
 
 
 def _pricing(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: Console) -> Pricing:
@@ -139,7 +137,9 @@ def _pricing(store: StudyStore, spec: StudySpec, options: LaunchOptions, console
     with calibration_progress(console) as on_progress:
         timing = study_timing(store, spec, devices, accept_noisy=options.accept_noisy_timing, on_progress=on_progress)
     if (reason := timing.reference.reason_to_doubt()) is not None:
-        console.print(Text(printable(f"warning: this study's relative times are worth less, because {reason}")), soft_wrap=True)
+        # The first table prices a study for good, so that its trials stay comparable.
+        better = f"--set name={spec.name}-quiet on an otherwise idle machine starts a study with better ones"
+        warn(console, f"this study's relative times are worth less, because {reason}; {better}")
     return Pricing(
         objectives=spec.objectives,
         reference=timing.reference,
