@@ -14,7 +14,7 @@ install: .venv/installed
 	$(UV) sync --python .venv/bin/python
 	touch $@
 
-# What people combine this with, too: a good deal to download, so not for the demo.
+# What people combine this with, and what builds the documentation: a good deal to download, so not for the demo.
 .venv/integrations: .venv/installed
 	$(UV) sync --python .venv/bin/python --all-groups
 	touch $@
