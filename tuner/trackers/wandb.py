@@ -18,8 +18,9 @@ class WeightsAndBiases:
 
     def __init__(self, folder: Path, study: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._study = folder, study
-        self._list = folder / _LIST.format(study=study)
+        # The library writes from a process of its own, which stays where it was begun.
+        self._folder, self._study = folder.resolve(), study
+        self._list = self._folder / _LIST.format(study=study)
 
     def numbers(self) -> set[int]:
         """Trials of the study that were exported from this folder."""
