@@ -154,7 +154,16 @@ def test_python_blocks_run(page, block, folder):
         "criterion": nn.CrossEntropyLoss(),
     }
     classes = {"Downsampler": Downsampler, "Schedule": Schedule}
-    exec(block, names | classes | {"optimizer": torch.optim.SGD(model.parameters(), lr=0.1)})
+    shown = names | classes | {"optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    before = [parameter.clone() for parameter in model.parameters()]
+    exec(block, shown)
+    if "downsampler.step(" in block:
+        # It trained, and in steps of the schedule: two batches an epoch, or the one batch of a block without a loop.
+        assert shown["downsampler"].steps_done == (2 if "in loader" in block else 1)
+        changed = any(not torch.equal(parameter, former) for parameter, former in zip(model.parameters(), before, strict=True))
+        assert changed if "optimizer.step()" in block else all(parameter.grad is not None for parameter in model.parameters())
+    if "frame" in block:
+        assert len(shown["frame"]) > 0
 
 
 def test_the_shown_network_is_built_and_takes_smaller_sides(folder, monkeypatch):

@@ -27,7 +27,7 @@ class WeightsAndBiases:
         return {int(line) for line in self._list.read_text(encoding="utf-8").split()} if self._list.exists() else set()
 
     def add(self, run: TrackedRun) -> None:
-        """A run of the trial's own id: whatever happens, a second one replaces the first."""
+        """A run of the trial's own id, begun anew each time: with `resume` one that was cut off would get its epochs twice."""
         config = {**run.params, "schedule": run.schedule, "stopped_early": run.stopped_early}
         settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True, save_code=False)
         with wandb.init(
@@ -37,7 +37,6 @@ class WeightsAndBiases:
             dir=self._folder,
             config=config,
             settings=settings,
-            resume="allow",
         ) as logged:
             logged.define_metric("val_accuracy_by_epoch", step_metric="epoch")
             for row in run.epochs:
