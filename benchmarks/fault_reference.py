@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.fault_plan import CONDITIONS, configurations, read_results, study_spec
 from trainers.calibration import cost_conditions
-from trainers.loop import evaluate_test, train
+from trainers.evaluation import evaluate_test
+from trainers.loop import train
 
 
 def main(count: int, path: Path) -> None:

@@ -18,7 +18,8 @@ from trainers import Schedule, TrainConfig, train
 from trainers.config import DataConfig
 from trainers.data import TensorSplit
 from trainers.errors import InputError, NonFiniteLossError
-from trainers.loop import Training, evaluate_test
+from trainers.evaluation import evaluate_test
+from trainers.loop import Training
 from trainers.models import build_model
 from trainers.schedule import Step
 from trainers.steps import training_step
@@ -113,9 +114,9 @@ def seen(monkeypatch):
             batches.extend([batch] if training else [])
             yield batch
 
-    def recorded_step(model, optimizer, images, labels, config):
+    def recorded_step(model, optimizer, *args):
         rates.extend({group["lr"] for group in optimizer.param_groups})
-        return training_step(model, optimizer, images, labels, config)
+        return training_step(model, optimizer, *args)
 
     monkeypatch.setattr(TensorSplit, "batches", recorded_batches)
     monkeypatch.setattr("trainers.loop.training_step", recorded_step)

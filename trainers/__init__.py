@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
     from trainers.downsampling import Downsampler
-    from trainers.loop import TrainResult, train
+    from trainers.loop import train
+    from trainers.result import TrainResult
     from trainers.schedule import Schedule
 
 _HOMES = {
     "Downsampler": "trainers.downsampling",
     "Schedule": "trainers.schedule",
     "TrainConfig": "trainers.config",
-    "TrainResult": "trainers.loop",
+    "TrainResult": "trainers.result",
     "train": "trainers.loop",
 }
 

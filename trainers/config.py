@@ -7,6 +7,7 @@ from typing import Final, Literal, get_args
 
 from trainers.checks import check_integer, check_name, check_number
 from trainers.errors import InputError
+from trainers.methods.settings import FilterSparsity, Grouping, WeightSampling
 from trainers.schedule import Schedule
 
 DatasetName = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "folder"]
@@ -73,6 +74,7 @@ class TrainConfig:
         statistics are those of each rank's part.
     checkpoint: place (a folder or fsspec URL, see trainers.places) whose newest checkpoint the training goes on from, whichever attempt
         wrote it, and to which it writes one after every epoch; None writes nothing. attempt: under whose number, from 1.
+    weight_sampling, grouping, filter_sparsity: methods that join the training beside its schedule (trainers/methods).
     """
 
     model: str
@@ -90,6 +92,9 @@ class TrainConfig:
     precision: Precision = "fp32"
     compile: bool = False
     accumulate: int = 1
+    weight_sampling: WeightSampling = field(default_factory=WeightSampling)
+    grouping: Grouping = field(default_factory=Grouping)
+    filter_sparsity: FilterSparsity = field(default_factory=FilterSparsity)
     seed: int = 0
     device: str = "auto"
     threads: int | None = None

@@ -14,25 +14,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from trainers.checkpoint import newest_checkpoint, save_checkpoint
 from trainers.config import TrainConfig
-from trainers.data import Split, load_data, load_test, steps_per_epoch
+from trainers.data import load_data, steps_per_epoch
 from trainers.device import device_name, peak_memory_mib, reset_peak_memory, set_threads, versions
 from trainers.distributed import RankPool
 from trainers.downsampling import Downsampler, check_sides
 from trainers.errors import InputError, NonFiniteLossError
+from trainers.evaluation import evaluate
+from trainers.methods.joined import JoinedMethods, join_methods
+from trainers.methods.method import TrainingParts
+from trainers.methods.settings import SETTINGS
 from trainers.models import build_training_model
 from trainers.optim import build_optimizer, learning_rate, set_learning_rate
 from trainers.places import RootPlace
 from trainers.ranks import ALONE, Ranks
 from trainers.rehearsal import compile_steps, or_out_of_memory
+from trainers.result import EpochReport, TrainResult
 from trainers.schedule import Step
 from trainers.steps import training_step
 from trainers.timing import Stopwatch
@@ -43,36 +46,6 @@ _MAY_CHANGE = ("checkpoint", "attempt", "device", "threads", "ranks")
 # Between the seeds of two ranks' random numbers in one epoch: dropout must not drop the same of every part of a batch.
 _RANK_SEEDS: Final = 7_368_787
 _PARTS = ("train", "data", "compile", "evaluation", "checkpoint")
-
-
-@dataclass(frozen=True, slots=True)
-class EpochReport:
-    """After an epoch: epochs done, mean training loss, validation accuracy (share) and loss."""
-
-    epoch: int
-    train_loss: float
-    val_accuracy: float
-    val_loss: float
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """A finished training.
-
-    val_accuracy, val_loss: after the last epoch (never the best one: that would select on noise). curve: validation accuracy after each
-    epoch. counts: steps by kind. seconds: train, data, compile, evaluation, checkpoint, summed over all sittings; like the peak memory
-    those of the slowest (largest) rank. model: on its device.
-    """
-
-    val_accuracy: float
-    val_loss: float
-    curve: tuple[float, ...]
-    counts: dict[Step, int]
-    seconds: dict[str, float]
-    peak_memory_mib: float
-    device: str
-    versions: dict[str, str]
-    model: nn.Module
 
 
 def train(config: TrainConfig, on_epoch: Callable[[EpochReport], None] | None = None) -> TrainResult:
@@ -87,12 +60,6 @@ def train(config: TrainConfig, on_epoch: Callable[[EpochReport], None] | None = 
             if on_epoch is not None:
                 on_epoch(report)
         return training.result()
-
-
-def evaluate_test(config: TrainConfig, model: nn.Module) -> float:
-    """Accuracy on the test split, the only place where it is opened: call it to confirm, never to select."""
-    device = next(model.parameters()).device
-    return evaluate(model, load_test(config.data, device), config.batch_size)[0]
 
 
 class Training:
@@ -120,10 +87,11 @@ class Training:
         self.total_batches = config.epochs * self.steps_per_epoch
         torch.manual_seed(config.seed)
         self.model = build_training_model(config, self.data.num_classes, self.device)
-        self.downsampler = Downsampler(self.model, config.schedule, self.total_batches, config.data.full_px, self.steps_per_epoch)
+        self.downsampler = self._downsampler()
         check_sides(self.model, self.downsampler.plan.counts(), config.data.full_px, side_multiple=config.schedule.side_multiple)
         self._largest_work = max(_work(step) for step in self.downsampler.plan.counts())
         self.optimizer = build_optimizer(self.model, config)
+        self.methods = self._join_methods()
         self.curve: list[float] = []
         self.val_loss = float("nan")
         self._earlier_seconds: dict[str, float] = {}
@@ -135,6 +103,21 @@ class Training:
         self._parallel = ranks.parallel(self.model)
         if config.compile:
             self._compile()
+
+    def _downsampler(self) -> Downsampler:
+        return Downsampler(self.model, self.config.schedule, self.total_batches, self.config.data.full_px, self.steps_per_epoch)
+
+    def _join_methods(self) -> JoinedMethods:
+        parts = TrainingParts(
+            config=self.config,
+            data=self.data,
+            model=self.model,
+            optimizer=self.optimizer,
+            ranks=self.ranks,
+            steps_per_epoch=self.steps_per_epoch,
+            total_steps=len(self.downsampler.plan),
+        )
+        return join_methods(parts)
 
     @property
     def epochs_done(self) -> int:
@@ -153,17 +136,20 @@ class Training:
         # Each epoch has its own seed, so that a resumed training draws what an undisturbed one does.
         torch.manual_seed(self.config.seed * 1_000_003 + self.epochs_done + self.ranks.rank * _RANK_SEEDS)
         train_loss = self._train_epoch()
-        with self._stopwatch.part("evaluation"):
+        if self.methods.after_epoch(self.epochs_done + 1):
+            self._follow_network()
+        with self._stopwatch.part("evaluation"), self.methods.evaluated():
             self.ranks.share_buffers(self.model)
             accuracy, self.val_loss = evaluate(self.model, self.data.val, self.config.batch_size, self.ranks, self._watchdog)
         self.curve.append(accuracy)
         self._compare_ranks()
         with self._stopwatch.part("checkpoint"):
             self._save()
-        return EpochReport(self.epochs_done, train_loss, accuracy, self.val_loss)
+        return EpochReport(self.epochs_done, train_loss, accuracy, self.val_loss, self.methods.figures())
 
     def result(self) -> TrainResult:
         """What came of the training. Call it when `done`."""
+        self.methods.after_training()
         return TrainResult(
             val_accuracy=self.curve[-1],
             val_loss=self.val_loss,
@@ -185,6 +171,13 @@ class Training:
         own = self._stopwatch.seconds()
         self._slowest_seconds = {name: self.ranks.slowest(own.get(name, 0.0)) for name in _PARTS}
         self._peak_memory_mib = self.ranks.slowest(peak_memory_mib(self.device))
+
+    def _follow_network(self) -> None:
+        """After a method has changed the network's layers or parameters."""
+        state = self.downsampler.steps_done
+        self.downsampler = self._downsampler()
+        self.downsampler.steps_done = state
+        self._parallel = self.ranks.parallel(self.model)
 
     def _compile(self) -> None:
         left = {step for epoch in self.downsampler.plan.epochs[self.epochs_done :] for step in epoch}
@@ -227,13 +220,15 @@ class Training:
         def make() -> Tensor:
             try:
                 with self.downsampler.step(images) as step_images:
-                    return training_step(self._parallel, self.optimizer, step_images, labels, self.config)
+                    return training_step(self._parallel, self.optimizer, step_images, labels, self.config, self.methods.before_update)
             except RuntimeError:
                 # Out of memory: what would fit is found by trying.
                 self._watchdog.pause()
                 raise
 
-        return or_out_of_memory(make, self.config, step, self.data.num_classes)
+        loss = or_out_of_memory(make, self.config, step, self.data.num_classes)
+        self.methods.after_step(self.downsampler.steps_done)
+        return loss
 
     def _check_finite(self, losses: Tensor) -> None:
         bad = (~torch.isfinite(losses)).nonzero()
@@ -253,6 +248,7 @@ class Training:
             "model": self.model.state_dict(),
             "downsampler": self.downsampler.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "methods": self.methods.state_dict(),
             "curve": self.curve,
             "val_loss": self.val_loss,
             "seconds": self.seconds(),
@@ -265,28 +261,13 @@ class Training:
             return
         if content["config"] != _fingerprint(self.config):
             raise InputError(f"checkpoint {self._place} belongs to a training with another configuration; name another place")
+        # First: the checkpoint's network may have fewer filters than a fresh one.
+        if self.methods.load_state_dict(content.get("methods", {})):
+            self.downsampler = self._downsampler()
         self.model.load_state_dict(content["model"])
         self.downsampler.load_state_dict(content["downsampler"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.curve, self.val_loss, self._earlier_seconds = content["curve"], content["val_loss"], content["seconds"]
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, split: Split, batch_size: int, ranks: Ranks = ALONE, watchdog: Watch = UNWATCHED) -> tuple[float, float]:
-    """Accuracy (share) and mean cross-entropy of the full network over a split, which the ranks share out."""
-    # The first batch may have to wait for the processes of a loader.
-    watchdog.pause()
-    model.eval()
-    device = next(model.parameters()).device
-    # Summed on the device and read once: a read a batch would make the GPU wait.
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    loss = torch.zeros((), device=device)
-    for images, labels in split.batches(batch_size, seed=0, epoch=0, augment=(), training=False, ranks=ranks):
-        logits = model(images)
-        correct += (logits.argmax(1) == labels).sum()
-        loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-        watchdog.alive(share=None)
-    return ranks.total(float(correct)) / len(split), ranks.total(float(loss)) / len(split)
 
 
 def _work(step: Step) -> int:
@@ -295,6 +276,8 @@ def _work(step: Step) -> int:
 
 
 def _fingerprint(config: TrainConfig) -> dict[str, Any]:
-    fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in _MAY_CHANGE}
+    # A method that has not joined is left out, so that checkpoints older than the method are gone on from.
+    unused = {key for key in SETTINGS if getattr(config, key).name == "none"}
+    fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in unused.union(_MAY_CHANGE)}
     del fields["data"]["root"]
     return fields

@@ -19,9 +19,20 @@ from trainers.config import TrainConfig
 BACKEND: Final[str | Callable[..., Any]] = "inductor"
 
 
-def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, config: TrainConfig) -> Tensor:
-    """Forward, backward and optimizer on one batch, in whatever kind of step the network is in. Returns the mean loss, detached."""
+def training_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    config: TrainConfig,
+    before_update: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Forward, backward and optimizer on one batch, in whatever kind of step the network is in. Returns the mean loss, detached.
+
+    before_update: called when the gradients are complete.
+    """
     loss = add_gradients(model, images, labels, config)
+    before_update()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return loss

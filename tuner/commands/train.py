@@ -20,7 +20,7 @@ from tuner.results.describe import printable
 from tuner.storage.lookup import open_study, stored_spec
 
 if TYPE_CHECKING:
-    from trainers.loop import EpochReport, TrainResult
+    from trainers.result import EpochReport, TrainResult
 
 
 def train_once(study: str | None, trial: int | None, schedule: str | None, storage: str | None, seed: int | None, out: str) -> None:
@@ -65,7 +65,7 @@ def _spec(reference: str, storage: str | None) -> StudySpec:
 
 def _train(config: TrainConfig) -> tuple[TrainResult, float]:
     from trainers import train
-    from trainers.loop import evaluate_test
+    from trainers.evaluation import evaluate_test
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:

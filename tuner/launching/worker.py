@@ -140,7 +140,7 @@ def _progress(training: Training, train_loss: float) -> EpochDone:
 
 def _record(training: Training, job: Job) -> dict[str, Any]:
     from trainers.cost import step_name
-    from trainers.loop import evaluate_test
+    from trainers.evaluation import evaluate_test
 
     result = training.result()
     return {
