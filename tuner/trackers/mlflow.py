@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Final
 
@@ -20,6 +21,8 @@ class MLflow:
     """uri: of a tracking server or a database, as MLFLOW_TRACKING_URI."""
 
     def __init__(self, uri: str, study: str) -> None:
+        # Else a tracking server's client prints two lines a run, over the progress.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self._client = MlflowClient(tracking_uri=uri)
         found = self._client.get_experiment_by_name(study)
         self._experiment: str = found.experiment_id if found else self._client.create_experiment(study)
