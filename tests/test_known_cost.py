@@ -236,7 +236,9 @@ def test_repeats_show_the_noise():
     rng = np.random.default_rng(0)
     means = 0.5 + 0.2 * np.sin(3 * rows[:, 0])
     model = AccuracyModel(rows, np.ones(48), means + 0.03 * rng.standard_normal(48), Kernels())
-    assert math.sqrt(model._gp.noise_var) * model._deviation == pytest.approx(0.03, rel=0.25)
+    # Of log odds, whose derivative by p is 1 / (p (1 - p)).
+    scatter = math.sqrt(np.mean((0.03 / (means * (1 - means))) ** 2))
+    assert math.sqrt(model._gp.noise_var) * model._deviation == pytest.approx(scatter, rel=0.25)
     found, deviations = model.predict(rows, np.ones(48))
     # Six trainings a point leave 0.012 of it, neighbours a little less.
     assert math.sqrt(np.mean((found - means) ** 2)) < 0.015

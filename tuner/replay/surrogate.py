@@ -1,9 +1,10 @@
 """Fills the space between a table's points: the mean accuracy curve of any configuration, how wrong it is, and how much seeds scatter.
 
 Boosted trees on every epoch of every recorded training: scikit-learn's plain ones, which predict a configuration in half a millisecond on
-one thread, its histogram ones in six at the same error. They predict a mean over seeds, so a search that is scored by it gains nothing
-from luck; what a search sees has the scatter of real seeds on top (noise.py). Counts and prices are never predicted: the plan knows them.
-Trainings whose loss became infinite are in no table, so where those were the surrogate is too kind.
+one thread, its histogram ones in six at the same error. They learn the logarithm of an accuracy's odds: a point is much near the top,
+where a search looks for its front, and little in the middle (docs/LOG.md). They predict a mean over seeds, so a search that is scored by
+it gains nothing from luck; what a search sees has the scatter of real seeds on top (noise.py). Counts and prices are never predicted: the
+plan knows them. Trainings whose loss became infinite are in no table, so where those were the surrogate is too kind.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from studies.domains import Value
 from trainers.errors import InputError
@@ -28,6 +30,8 @@ FOLDS: Final = 5
 FEWEST: Final = 20
 # Fitted to the last epoch too, which is what a search is scored by, as if it had been recorded so many times.
 _LAST_EPOCH_WEIGHT: Final = 4.0
+# Where odds stop growing: beyond what some hundreds of validation images can tell.
+_ODDS_ENDS: Final = (0.02, 0.995)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +106,11 @@ def _fitted(rows: Sequence[Array], groups: Sequence[Sequence[RecordedTraining]])
     model = GradientBoostingRegressor(
         n_estimators=400, learning_rate=0.06, max_depth=4, subsample=0.5, max_features=0.3, min_samples_leaf=3, random_state=0
     )
-    return model.fit(features, np.concatenate(curves), sample_weight=weights)
+    return model.fit(features, logit(np.clip(np.concatenate(curves), *_ODDS_ENDS)), sample_weight=weights)
 
 
 def _predicted(model: Any, features: Array) -> Array:
-    predicted: Array = np.clip(model.predict(features), 0.0, 1.0)
+    predicted: Array = expit(model.predict(features))
     return predicted
 
 

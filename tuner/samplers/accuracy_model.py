@@ -7,14 +7,19 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from optuna._gp import gp, prior
+from scipy.special import expit, logit
 
 Floats = NDArray[np.float64]
 
-# A training whose accuracy lies this many deviations below its time's trend has failed; how badly is compressed, because a network that
+# A training whose log odds lie this many deviations below its time's trend has failed; how badly is compressed, because a network that
 # learned nothing says little about the ones that did, and would stretch the model's scale.
 _FAILED_DEVIATIONS: Final = 2.5
-# Differences in accuracy below this share are noise in every data set.
-_SMALLEST_DEVIATION: Final = 1e-3
+# Differences in log odds below this are noise in every data set.
+_SMALLEST_DEVIATION: Final = 1e-2
+# Where odds stop growing: beyond what some hundreds of validation images can tell.
+_ODDS_ENDS: Final = (0.02, 0.995)
+# Means over a normal distribution, by Gauss-Hermite quadrature.
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
 # Rows from which the kernel's parameters are fitted; they need fewer than the prediction does.
 _MOST_FITTED: Final = 200
 # One deviation below and above the middle of a normal distribution.
@@ -48,15 +53,17 @@ class Kernels:
 class AccuracyModel:
     """Normal distributions of the accuracy that a point has on average over seeds, given trainings whose accuracy is noisy.
 
-    accuracy = trend(time) + deviation * f(row) + noise. The trend is linear in the logarithm of the relative time and never falls: what is
-    known beforehand of any training. f is a Gaussian process (Matern 5/2, a length scale each column); its noise is fitted, and repeats of
-    one point with other seeds tell it apart.
+    log odds of the accuracy = trend(time) + deviation * f(row) + noise. Odds, because a point more is little in the middle and much near
+    the top, where the front is: on recorded trainings that took a quarter to a third off the error there (docs/LOG.md). The trend is
+    linear in the logarithm of the relative time and never falls: what is known beforehand of any training. f is a Gaussian process (Matern
+    5/2, a length scale each column); its noise is fitted, and repeats of one point with other seeds tell it apart.
     """
 
     def __init__(self, rows: Floats, times: Floats, accuracies: Floats, kernels: Kernels, count: int | None = None) -> None:
         """rows: shape (n, columns), n > 0. times: relative, above 0. count: trainings that there are, where rows are some of them."""
-        self._slope, self._level = _trend(np.log(times), accuracies)
-        residuals = accuracies - self._expected(times)
+        odds = logit(np.clip(accuracies, *_ODDS_ENDS))
+        self._slope, self._level = _trend(np.log(times), odds)
+        residuals = odds - self._expected(times)
         # Of the middle two thirds, whose scale failed trainings don't stretch.
         self._deviation = max(_SMALLEST_DEVIATION, float(np.diff(np.quantile(residuals, _MIDDLE))[0]) / 2)
         residuals = _compressed(residuals / self._deviation)
@@ -80,9 +87,10 @@ class AccuracyModel:
         variances = np.concatenate([variance.numpy() for _, variance in parts])
         # Beside a point of many repeats the variance rounds to 0, where an expected improvement has no value.
         deviations = np.sqrt(np.maximum(variances, 1e-10))
-        return self._expected(times) + self._deviation * means, self._deviation * deviations
+        return _of_accuracy(self._expected(times) + self._deviation * means, self._deviation * deviations)
 
     def _expected(self, times: Floats) -> Floats:
+        """Log odds of the trend."""
         return np.asarray(self._level + self._slope * np.log(times))
 
 
@@ -94,12 +102,21 @@ def _refit_count(count: int) -> int:
     return fitted
 
 
-def _trend(log_times: Floats, accuracies: Floats) -> tuple[float, float]:
+def _of_accuracy(means: Floats, deviations: Floats) -> tuple[Floats, Floats]:
+    """Mean and deviation of accuracies whose log odds are normally distributed."""
+    values = expit(means[:, None] + deviations[:, None] * _NODES)
+    weights = _WEIGHTS / _WEIGHTS.sum()
+    expected = values @ weights
+    squares = (values - expected[:, None]) ** 2 @ weights
+    return np.asarray(expected), np.asarray(np.sqrt(np.maximum(squares, 1e-14)))
+
+
+def _trend(log_times: Floats, odds: Floats) -> tuple[float, float]:
     """Slope, at least 0, and level of the straight line of least squares."""
     spread = float(np.var(log_times))
-    covariance = float(np.mean((log_times - log_times.mean()) * (accuracies - accuracies.mean())))
+    covariance = float(np.mean((log_times - log_times.mean()) * (odds - odds.mean())))
     slope = max(0.0, covariance / spread) if spread > 0 else 0.0
-    return slope, float(accuracies.mean()) - slope * float(log_times.mean())
+    return slope, float(odds.mean()) - slope * float(log_times.mean())
 
 
 def _compressed(deviations: Floats) -> Floats:
