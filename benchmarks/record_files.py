@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 from trainers.errors import InputError
 
 Line = dict[str, Any]
-# Byte of the lock file that who appends holds; the bytes behind it are those of the trainings, by seed.
+# Byte of the lock file that who appends holds; the bytes behind it are those of the trainings, by number.
 _APPENDING: Final = 0
 
 
@@ -21,11 +21,13 @@ class PartialTable:
     """JSON lines, one a finished training, which several processes append to; a training is claimed by a lock that ends with its process.
 
     A last line that a power failure tore is as if it had never been written; a torn line elsewhere is an InputError. Close it when done.
+    key: what the trainings' numbers are called in the lines.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: str = "seed") -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self._key = key
         # A file of its own: closing any handle of a file gives up all locks that the process has on it.
         self._locks = path.with_suffix(".lock").open("wb")
 
@@ -48,17 +50,17 @@ class PartialTable:
             os.fsync(file.fileno())
 
     @contextmanager
-    def claim(self, seed: int) -> Iterator[bool]:
-        """Inside, no other process trains this seed; False if one does, or if it has been recorded."""
+    def claim(self, number: int) -> Iterator[bool]:
+        """Inside, no other process makes the training of this number; False if one does, or if it has been recorded."""
         try:
-            fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, seed + 1)
+            fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number + 1)
         except (BlockingIOError, PermissionError):
             yield False
             return
         try:
-            yield all(line["seed"] != seed for line in self.lines())
+            yield all(line[self._key] != number for line in self.lines())
         finally:
-            fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, seed + 1)
+            fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, number + 1)
 
     @contextmanager
     def _locked(self, byte: int) -> Iterator[None]:

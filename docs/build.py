@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import os
 import re
 import shutil
@@ -21,12 +22,14 @@ from studies.files import builtin_names, builtin_purpose, builtin_text
 from studies.spec import SECTIONS, Budget, Checkpoints, Resources, StudySpec, Training
 from studies.stopper import StopperChoice
 from trainers.config import DataConfig
+from trainers.methods.settings import SETTINGS, MethodSettings
 from trainers.schedule import Schedule
 
 DOCS: Final = Path(__file__).resolve().parent
 ROOT: Final = DOCS.parent
 # Pages that lie elsewhere, because they belong beside code or are looked for there.
-_OTHER_PAGES: Final = ("trainers/downsampling.md", "CHANGELOG.md")
+_CARDS: Final = ("trainers/downsampling.md", "trainers/presets.md", *(f"trainers/methods/{name}.md" for name in SETTINGS))
+_OTHER_PAGES: Final = (*_CARDS, "CHANGELOG.md")
 _LINK: Final = re.compile(r"\]\((?P<target>[^)#:\s]+)(?P<anchor>#[^)\s]*)?\)")
 _WRITTEN: Final = "<!-- written by docs/build.py -->"
 _LANGUAGES: Final = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".sql": "sql"}
@@ -120,7 +123,16 @@ def _section(key: str, said: str, block: str) -> str:
     defaults = _defaults(key)
     table = ["| key | default |", "|---|---|", *(f"| `{name}` | {default} |" for name, default in defaults.items())] if defaults else []
     top = f"Default: {_default(StudySpec.model_fields[key])}.\n" if not defaults else ""
-    return "\n".join([f"## `{key}`\n", f"{said}\n", f"```yaml\n{block}\n```\n", top, *table, ""])
+    methods = [line for name, settings in SETTINGS.items() if key == "training" for line in _method(name, settings)]
+    return "\n".join([f"## `{key}`\n", f"{said}\n", f"```yaml\n{block}\n```\n", top, *table, *methods, ""])
+
+
+def _method(key: str, settings: type[MethodSettings]) -> Iterator[str]:
+    """What its docstring says of a method, with the way to its card, and its settings with their defaults."""
+    said = re.sub(r"methods/(\w+\.md)", r"[\1](../trainers/methods/\1)", inspect.cleandoc(settings.__doc__ or ""))
+    yield f"\n### `{key}`\n\n{said}\n"
+    yield "| key | default |\n|---|---|"
+    yield from (f"| `{field.name}` | {_written(field.default)} |" for field in dataclasses.fields(settings))
 
 
 def _explained() -> Iterator[tuple[str, str, str]]:
@@ -155,6 +167,8 @@ def _written(value: object) -> str:
         return "must be given"
     if value is None:
         return "`null`"
+    if isinstance(value, MethodSettings):
+        return _written(value.name)
     if isinstance(value, tuple):
         return f"`[{', '.join(map(str, value))}]`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, Final
+
+from trainers.methods.settings import SETTINGS
 
 # At least this share of all trials is at full resolution. Our own choice: rivals too few to form a front of their own would flatter
 # every gain that is stated against them.
@@ -17,8 +20,8 @@ MEANING_KEYS: Final = ("dataset", "model", "training", "search", "objectives")
 
 # What specs that were stored before these keys existed meant.
 _LATER_KEYS: Final[dict[str, dict[str, Any]]] = {
-    "training": {"compile": False, "accumulate": 1},
-    "search": {"pooled_layers": "all", "batch_growth": "none"},
+    "training": {"compile": False, "accumulate": 1} | {key: dataclasses.asdict(settings()) for key, settings in SETTINGS.items()},
+    "search": {"pooled_layers": "all", "batch_growth": "none", "preset": "none"} | dict.fromkeys(SETTINGS, "none"),
 }
 _ABSENT: Final = object()
 

@@ -10,9 +10,22 @@ from studies.domains import Choice, Domain, Fixed, Range, Value, exact, parse_do
 from studies.sentences import MAPPING_RULE, shown, unknown_key, with_key
 from trainers.config import DataConfig, TrainConfig
 from trainers.errors import InputError, check_known
+from trainers.methods.settings import SETTINGS
+from trainers.presets import preset_steps
 from trainers.schedule import Schedule, Step, constant_work_batches, round_side, step_kernel
 
-__all__ = ["FIELDS", "Choice", "Domain", "Fixed", "Range", "SearchSpace", "canonical_params", "parse_space", "possible_steps"]
+__all__ = [
+    "FIELDS",
+    "Choice",
+    "Domain",
+    "Fixed",
+    "Range",
+    "SearchSpace",
+    "canonical_params",
+    "check_no_presets",
+    "parse_space",
+    "possible_steps",
+]
 
 SCHEDULE_FIELDS: Final = (
     "frequency",
@@ -25,17 +38,20 @@ SCHEDULE_FIELDS: Final = (
     "window_length",
     "growth",
     "batch_growth",
+    "preset",
     "side_multiple",
 )
 TRAINING_FIELDS: Final = ("epochs", "lr", "weight_decay")
+# Of each the name is searched; its settings are those of `training`.
+METHOD_FIELDS: Final = tuple(SETTINGS)
 # Frequency first: it decides whether the other schedule fields mean anything.
-FIELDS: Final = SCHEDULE_FIELDS + TRAINING_FIELDS
+FIELDS: Final = SCHEDULE_FIELDS + TRAINING_FIELDS + METHOD_FIELDS
 
 # Our own choice: the shorter full-resolution runs must reach down to this share of the baseline's epochs, and do to the second by default.
 SHORTER_FRAC: Final = 0.6
 DEFAULT_SHORTEST_FRAC: Final = 0.3
 
-_NAMED = ("policy", "kernel", "pooled_layers", "batch_norm", "growth", "batch_growth")
+_NAMED = ("policy", "kernel", "pooled_layers", "batch_norm", "growth", "batch_growth", "preset", *METHOD_FIELDS)
 _WHOLE = ("epochs", "side_multiple")
 
 
@@ -76,8 +92,10 @@ class SearchSpace(Mapping[str, Domain]):
         return {field: _member(field, domain, params) for field, domain in self.items()}
 
     def schedule(self, params: Mapping[str, Value], seed: int = 0) -> Schedule:
-        """The schedule of a point of the space; `seed` is that of the stochastic policy."""
+        """The schedule of a point of the space, which at frequency 0 has no preset; `seed` is that of what is drawn."""
         complete = self.complete(params)
+        if complete["frequency"] == 0:
+            complete["preset"] = "none"
         return Schedule(**{field: complete[field] for field in SCHEDULE_FIELDS}, seed=seed)
 
     def is_full_resolution(self, params: Mapping[str, Value]) -> bool:
@@ -92,9 +110,10 @@ class SearchSpace(Mapping[str, Domain]):
 def parse_space(search: object, training: Mapping[str, Value], full_px: int) -> SearchSpace:
     """The space of the mapping `search`, whose missing fields are fixed at the default of Schedule or at the training's value.
 
-    Two fields have rules of their own, so that the honest rivals are points of every space: frequency always holds 0 (added to a fixed
-    value or list without it), and epochs reaches from the training's epochs down to SHORTER_FRAC of them.
-    training: the values of the baseline for TRAINING_FIELDS. full_px: full side of the study's images.
+    Three fields have rules of their own, so that the honest rivals are points of every space: frequency always holds 0 and preset none
+    (added to a fixed value or list without it), and epochs reaches from the training's epochs down to SHORTER_FRAC of them. A method that
+    is None is as if it were missing, so that a file can name every field.
+    training: the values of the baseline for TRAINING_FIELDS and METHOD_FIELDS. full_px: full side of the study's images.
     """
     if not isinstance(search, Mapping):
         raise InputError(f"search is {shown(search)}, {MAPPING_RULE}")
@@ -103,28 +122,40 @@ def parse_space(search: object, training: Mapping[str, Value], full_px: int) -> 
             raise InputError(unknown_key("search", field, {"search": FIELDS}))
     if "frequency" not in search:
         raise InputError("search.frequency is missing, it must be given: a list or a range from 0 to at most 1")
-    domains = {field: _parse_field(field, search[field]) for field in search}
+    given = [field for field in search if field not in METHOD_FIELDS or search[field] is not None]
+    domains = {field: _parse_field(field, search[field]) for field in given}
     defaults = Schedule().to_dict() | dict(training)
     domains = {field: domains.get(field, Fixed(defaults[field])) for field in FIELDS}
     domains["frequency"] = _with_zero(domains["frequency"])
+    domains["preset"] = _with_none(domains["preset"], domains["frequency"])
     if "epochs" not in search:
         domains["epochs"] = _default_epochs(training["epochs"])
     _check_rivals(domains, training)
     return SearchSpace(domains, full_px)
 
 
+def check_no_presets(what: str, value: object, space: SearchSpace) -> None:
+    """For what prices a schedule by the fields that presets replace."""
+    if not isinstance(space["preset"], Fixed):
+        listed = shown(space["preset"].to_json())
+        raise InputError(f"{what} is {value!r}, it must be another one, such as 'tpe', where search.preset is {listed}")
+
+
 def canonical_params(space: SearchSpace, params: Mapping[str, Value]) -> dict[str, Value]:
     """The parameters of a trial (fixed fields left out) with one way to write full resolution: frequency 0, and the rest of the schedule
     at its domain's canonical value. So are single fields that mean nothing in a schedule: which layers are pooled where none is, batch
-    growth where the side is too large for a second batch, the policy where every step is reduced.
+    growth where the side is too large for a second batch, the policy where every step is reduced, all but a few beside a preset.
 
     A field left out instead would fall out of the samplers' joint space for good."""
     complete = space.complete(params)
     if space.is_full_resolution(params):
-        complete |= {field: space[field].canonical for field in SCHEDULE_FIELDS} | {"frequency": 0.0}
+        complete |= {field: space[field].canonical for field in SCHEDULE_FIELDS} | {"frequency": 0.0, "preset": "none"}
     else:
         meaningless = space.schedule(complete).meaningless_fields(space.full_px)
         complete |= {field: space[field].canonical for field in SCHEDULE_FIELDS if field in meaningless}
+        if "frequency" in meaningless:
+            # Any but 0, which would be full resolution.
+            complete["frequency"] = space["frequency"].highest
     return {field: complete[field] for field in space.searched}
 
 
@@ -134,15 +165,22 @@ def possible_steps(space: SearchSpace, full_px: int) -> frozenset[Step]:
     Where batches can grow a side has two kinds: as many batches as it can take, and one, for batches left over.
     """
     full = Step(full_px, "full")
-    if space["frequency"].highest == 0 or space["window_length"].highest == 0:
+    if space["frequency"].highest == 0:
         return frozenset({full})
+    presets = [name for name in space["preset"].members or () if name != "none"]
+    steps = {full}.union(*(preset_steps(name, full_px, space["side_multiple"].canonical) for name in presets))
+    return frozenset(steps if space["window_length"].highest == 0 else steps | _written_steps(space, full_px))
+
+
+def _written_steps(space: SearchSpace, full_px: int) -> set[Step]:
+    """Those that the fields of a schedule without a preset give, but for the full one."""
     kernels = {step_kernel(kernel, layers) for kernel in space["kernel"].members or () for layers in space["pooled_layers"].members or ()}
     grown = space["batch_growth"].contains("constant_work")
-    steps = {full}
+    steps = set()
     for side_px in _possible_sides(space, full_px) - {full_px}:
         batches = {1, constant_work_batches(side_px, full_px)} if grown else {1}
         steps |= {Step(side_px, kernel, count) for kernel in kernels for count in batches}
-    return frozenset(steps)
+    return steps
 
 
 def _possible_sides(space: SearchSpace, full_px: int) -> set[int]:
@@ -167,6 +205,8 @@ def _checked_value(field: str, key: str, value: Any) -> Value:
     try:
         if field in TRAINING_FIELDS:
             TrainConfig(model="any", data=DataConfig(name="digits"), **{field: value})
+        elif field in METHOD_FIELDS:
+            SETTINGS[field](name=value)
         else:
             Schedule(**{field: value})
     except InputError as error:
@@ -182,13 +222,20 @@ def _with_zero(frequency: Domain) -> Domain:
     return Choice((0.0, *frequency.members))
 
 
+def _with_none(preset: Domain, frequency: Domain) -> Domain:
+    named = [member for member in preset.members or () if member != "none"]
+    if named and frequency.highest == 0:
+        raise InputError(f"search.preset is {named[0]!r}, it must be none where search.frequency is 0: that is full resolution")
+    return preset if preset.contains("none") else Choice(("none", *named))
+
+
 def _default_epochs(epochs: int) -> Domain:
     lowest = max(1, math.ceil(exact(DEFAULT_SHORTEST_FRAC) * epochs))
     return Range(lowest, epochs) if lowest < epochs else Fixed(epochs)
 
 
 def _check_rivals(domains: Mapping[str, Domain], training: Mapping[str, Value]) -> None:
-    for field in TRAINING_FIELDS:
+    for field in TRAINING_FIELDS + METHOD_FIELDS:
         if not domains[field].contains(training[field]):
             written = shown(domains[field].to_json())
             raise InputError(f"search.{field} is {written}, it must contain training.{field} = {training[field]!r}, the baseline's value")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Final, Literal, Self, get_args
@@ -16,11 +17,10 @@ from pydantic import (
     PlainValidator,
     ValidationError,
     ValidationInfo,
-    field_validator,
     model_validator,
 )
 
-from studies.domains import Value
+from studies.domains import Fixed, Value
 from studies.rules import (
     OBJECTIVES,
     Direction,
@@ -36,12 +36,14 @@ from studies.rules import (
     parse_duration,
     url_has_password,
 )
-from studies.sentences import MAPPING_RULE, first_sentence, rule_error, ruled, sentence_error, shown, unknown_key
-from studies.space import FIELDS, SearchSpace, canonical_params, parse_space
+from studies.sentences import MAPPING_RULE, first_sentence, ruled, sentence_error, shown, unknown_key
+from studies.space import FIELDS, METHOD_FIELDS, SearchSpace, canonical_params, check_no_presets, parse_space
 from studies.stopper import StopperChoice, named_stopper
+from studies.training import METHOD_SECTIONS, Training
 from trainers.checks import check_integer, check_name
-from trainers.config import Augmentation, DataConfig, LrCurve, Optimizer, Precision, TrainConfig, check_shared_batch
+from trainers.config import DataConfig, TrainConfig, check_shared_batch
 from trainers.errors import InputError
+from trainers.presets import TO_THE_END
 
 __all__ = [
     "OBJECTIVES",
@@ -62,8 +64,8 @@ __all__ = [
 
 Keep = Literal["running", "front", "all"]
 Sampler = Literal["tpe", "nsga2", "gp", "random", "qmc", "known_cost"]
-# Marks of a study's start points, all at full resolution.
-StartMark = Literal["baseline", "shorter"]
+# Marks of a study's start points: the full training, shorter ones at full resolution, and known schedules by name.
+StartMark = Literal["baseline", "shorter", "preset"]
 
 # Epochs of the shorter full-resolution start points over those of the baseline. Our own choice: they span the methods' usual gains.
 SHORTER_START_FRACS: Final = (0.75, 0.5, 0.35)
@@ -72,7 +74,6 @@ SHORTER_START_FRACS: Final = (0.75, 0.5, 0.35)
 _LARGEST_SIDE_PX: Final = 65_535
 # The largest seed that NumPy takes.
 _LARGEST_SEED: Final = 2**32 - 1
-_DEFAULTS: Final[dict[str, Any]] = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 _FROZEN: Final = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
@@ -108,43 +109,10 @@ def _parse_search(value: object, info: ValidationInfo) -> SearchSpace:
     # A key that was refused is only left out of info.data: its own sentence comes first, so any training and images will do here.
     training = info.data.get("training") or Training()
     dataset = info.data.get("dataset") or DataConfig(name="digits")
-    baseline = {"epochs": training.epochs, "lr": training.lr, "weight_decay": training.weight_decay}
     try:
-        return parse_space(value, baseline, dataset.full_px)
+        return parse_space(value, training.searchable, dataset.full_px)
     except InputError as error:
         raise sentence_error(error) from None
-
-
-class Training(BaseModel):
-    """The baseline's training: the fields of TrainConfig that a study file may set, with its defaults and its rules."""
-
-    model_config = _FROZEN
-
-    epochs: int = _DEFAULTS["epochs"]
-    batch_size: int = _DEFAULTS["batch_size"]
-    optimizer: Optimizer = _DEFAULTS["optimizer"]
-    lr: float = _DEFAULTS["lr"]
-    weight_decay: float = _DEFAULTS["weight_decay"]
-    momentum: float = _DEFAULTS["momentum"]
-    lr_curve: LrCurve = _DEFAULTS["lr_curve"]
-    label_smoothing: float = _DEFAULTS["label_smoothing"]
-    augment: tuple[Augmentation, ...] = _DEFAULTS["augment"]
-    precision: Precision = _DEFAULTS["precision"]
-    compile: bool = _DEFAULTS["compile"]
-    accumulate: int = _DEFAULTS["accumulate"]
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _as_in_train_config(cls, value: Any, info: ValidationInfo) -> Any:
-        try:
-            if info.field_name == "augment" and not isinstance(value, list | tuple):
-                raise InputError(f"augment is {shown(value)}, it must be a list of any of {', '.join(get_args(Augmentation))}")
-            TrainConfig(model="any", data=DataConfig(name="digits"), **{str(info.field_name): value})
-            if info.field_name == "augment" and len(set(value)) < len(value):
-                raise InputError(f"augment is {shown(value)}, it must list each only once")
-        except InputError as error:
-            raise rule_error(error) from None
-        return value
 
 
 class Budget(BaseModel):
@@ -226,12 +194,26 @@ class StudySpec(BaseModel):
         try:
             if self.sampler == "known_cost":
                 check_both_known("sampler", self.sampler, self.objectives, instead="tpe")
+                check_no_presets("sampler", self.sampler, self.search)
             if self.stopper.name != "none":
                 check_both_known("stopper", self.stopper.name, self.objectives, instead="none")
             if self.budget.patience is not None:
                 check_both_known("budget.patience", self.budget.patience, self.objectives)
         except InputError as error:
             raise sentence_error(error) from None
+        return self
+
+    @model_validator(mode="after")
+    def _methods_are_used_and_go_together(self) -> Self:
+        for key, settings in self.training.methods.items():
+            if settings != type(settings)() and self.search[key] == Fixed("none"):
+                given = shown(dataclasses.asdict(settings))
+                raise sentence_error(InputError(f"training.{key} is {given}, it must have another name, or search.{key} one, to be used"))
+        for names in itertools.product(*(self.search[key].members or () for key in METHOD_FIELDS)):
+            try:
+                self.train_config(self.baseline_params() | dict(zip(METHOD_FIELDS, names, strict=True)), 0)
+            except InputError as error:
+                raise sentence_error(InputError(f"search.{error}")) from None
         return self
 
     @classmethod
@@ -258,7 +240,6 @@ class StudySpec(BaseModel):
     ) -> TrainConfig:
         """The training of one trial; InputError where `params` is no point of the search space. root: of the images, else the study's."""
         complete = self.search.complete(params)
-        training = dict(self.training) | {field: complete[field] for field in ("epochs", "lr", "weight_decay")}
         return TrainConfig(
             model=self.model,
             data=self.dataset if root is None else dataclasses.replace(self.dataset, root=root),
@@ -268,7 +249,7 @@ class StudySpec(BaseModel):
             threads=threads,
             ranks=self.resources.ranks,
             checkpoint=checkpoint,
-            **training,
+            **self.training.with_searched(complete),
         )
 
     def baseline_params(self) -> dict[str, Value]:
@@ -276,17 +257,25 @@ class StudySpec(BaseModel):
         return self._full_resolution_params(self.training.epochs)
 
     def start_points(self) -> list[tuple[dict[str, Value], StartMark]]:
-        """What every study tries first: the baseline, then shorter full-resolution runs, each once."""
+        """What every study tries first: the baseline, shorter full-resolution runs, then the presets that are searched, each once."""
         points: list[tuple[dict[str, Value], StartMark]] = [(self.baseline_params(), "baseline")]
         for frac in SHORTER_START_FRACS:
             params = self._full_resolution_params(self.search["epochs"].nearest(frac * self.training.epochs))
             if params not in [earlier for earlier, _ in points]:
                 points.append((params, "shorter"))
-        return points
+        presets = [name for name in self.search["preset"].members or () if name != "none"]
+        return points + [(self._preset_params(name), "preset") for name in presets]
 
     def _full_resolution_params(self, epochs: int) -> dict[str, Value]:
-        training = {"epochs": epochs, "lr": self.training.lr, "weight_decay": self.training.weight_decay}
+        training = self.training.searchable | {"epochs": epochs}
         params = {field: domain.canonical for field, domain in self.search.items()} | {"frequency": 0.0} | training
+        return canonical_params(self.search, params)
+
+    def _preset_params(self, name: str) -> dict[str, Value]:
+        params = {field: domain.canonical for field, domain in self.search.items()} | self.training.searchable
+        params |= {"frequency": self.search["frequency"].highest, "preset": name}
+        if name in TO_THE_END and self.search["batch_norm"].contains("separate"):
+            params["batch_norm"] = "separate"
         return canonical_params(self.search, params)
 
 
@@ -300,4 +289,5 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "budget": tuple(Budget.model_fields),
     "resources": tuple(Resources.model_fields),
     "checkpoints": tuple(Checkpoints.model_fields),
+    **METHOD_SECTIONS,
 }

@@ -31,6 +31,7 @@ from trainers.downsampling import Downsampler, resize
 from trainers.errors import InputError, NonFiniteLossError, RunError
 from trainers.folders import Preprocessing, find_images
 from trainers.loop import Training
+from trainers.methods.settings import Grouping, WeightSampling
 from trainers.ranks import ALONE, Ranks
 from trainers.schedule import Step
 from trainers.splits import LoaderSplit, Split, TensorSplit
@@ -65,6 +66,10 @@ class CheckedTraining(Training):
     def check_same_weights(self) -> None:
         weights = b"".join(tensor.numpy().tobytes() for tensor in self.model.state_dict().values())
         self.ranks.check_equal("the checksum of the weights", zlib.crc32(weights))
+
+    def check_same_evaluated(self) -> None:
+        with self.methods.evaluated():
+            self.check_same_weights()
 
     def load_images_slowly(self) -> None:
         """In rank 1 only: 50 ms a batch."""
@@ -213,9 +218,21 @@ def test_two_ranks_train_as_one_process_does(pool: RankPool, accumulate: int) ->
     assert {step.batches for step in one.result().counts} == {1, 2}
 
 
-def test_a_training_of_two_ranks_with_batch_norm_resumes_bit_same(pool: RankPool, tmp_path: Path) -> None:
+def test_two_ranks_learn_the_gates_that_one_process_does(pool: RankPool) -> None:
+    # A strong penalty: were its gradient added before that of the ranks is averaged, or in one rank only, gates would be far apart.
+    grouping = Grouping(name="groupable", budget=0.2, strength=50.0)
+    one = Training(dataclasses.replace(CONFIG, grouping=grouping))
+    one.run_epoch()
+    training = pool.start(CheckedTraining, dataclasses.replace(ON_TWO, grouping=grouping))
+    pool.call(training.run_epoch)
+    pool.call(training.check_same_weights)
+    torch.testing.assert_close(weights(training.model), weights(one.model), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampling", [WeightSampling(), WeightSampling(name="pswa", every=2, write_back=True)])
+def test_a_training_of_two_ranks_with_batch_norm_resumes_bit_same(pool: RankPool, tmp_path: Path, sampling: WeightSampling) -> None:
     schedule = Schedule(frequency=0.5, kernel="pooled", batch_norm="separate")
-    config = dataclasses.replace(ON_TWO, model="cifar_resnet8", schedule=schedule, augment=("crop",))
+    config = dataclasses.replace(ON_TWO, model="cifar_resnet8", schedule=schedule, augment=("crop",), weight_sampling=sampling)
     whole = trained(pool, config)
     pool.call(whole.check_same_weights)
     broken = dataclasses.replace(config, checkpoint=str(tmp_path))
@@ -224,6 +241,8 @@ def test_a_training_of_two_ranks_with_batch_norm_resumes_bit_same(pool: RankPool
     assert resumed.epochs_done == 1
     pool.call(resumed.run_epoch)
     assert torch.equal(weights(resumed.model), weights(whole.model))
+    pool.call(resumed.check_same_evaluated)
+    assert torch.equal(weights(resumed.result().model), weights(whole.result().model))
     assert resumed.curve == whole.curve
     assert [path.name for path in tmp_path.rglob("*.*")] == ["epoch-00001.pt", "epoch-00002.pt"]
     # One process goes on where two have stopped.

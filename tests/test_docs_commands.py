@@ -24,7 +24,7 @@ from tuner.cli import app
 from tuner.storage.opening import open_storage
 
 ROOT = Path(__file__).parent.parent
-SOURCES = [*(ROOT / "docs").rglob("*.md"), ROOT / "trainers" / "downsampling.md"]
+SOURCES = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "trainers").rglob("*.md")]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in SOURCES}
 
 # Commands that are tried here, on a study that was told its trials; of launches those that start nothing.

@@ -17,8 +17,11 @@ import pytest
 import yaml
 from rich.console import Console
 
+from studies import load_study
 from trainers.errors import InputError
+from trainers.methods.settings import WeightSampling
 from trainers.schedule import Schedule
+from tuner.commands.train import _config_of_file
 from tuner.results.describe import describe_schedule, describe_training, describe_value, schedule_of
 from tuner.results.export import front_csv, front_json, front_table, render, save_schedule, write_export
 from tuner.results.front import StudyFront
@@ -112,11 +115,21 @@ def test_describe_schedule(changes, expected):
     assert describe_schedule(SCHEDULE | changes) == expected
 
 
+def test_a_schedule_file_brings_the_method_it_was_found_with(tmp_path):
+    Schedule(frequency=0.5).save(tmp_path / "found.yaml", found_with={"study": "digits", "weight_sampling": "pswa", "epochs": 4})
+    config = _config_of_file(None, str(tmp_path / "found.yaml"), None, None)
+    assert (config.weight_sampling, config.epochs, config.schedule.frequency) == (WeightSampling(name="pswa"), 4, 0.5)
+
+
 def test_describe_training_and_values():
     assert (
         describe_training({"epochs": 12, "lr": 0.12345, "weight_decay": 0.0005, "scale": 1}) == "12 epochs, lr 0.123, weight decay 0.0005"
     )
     assert describe_training({}) == ""
+    assert describe_training({"epochs": 12, "weight_sampling": "pswa", "grouping": "none"}) == "12 epochs, pswa"
+    assert describe_training(dict(load_study("digits", ["training.grouping=groupable"]).training)).endswith(
+        "weight decay 0.0005, groupable"
+    )
     assert describe_value("relative_time", 0.4312) == "43.1 %"
     assert describe_value("val_accuracy", 0.91236) == "91.24 %"
     assert describe_value("train_seconds", 12.3456) == "12.35 s"

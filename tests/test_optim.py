@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from trainers import TrainConfig
 from trainers.config import DataConfig
+from trainers.methods.settings import FilterSparsity
 from trainers.optim import build_optimizer, learning_rate, set_learning_rate
 
 
@@ -36,6 +37,14 @@ def test_a_step_of_several_batches_has_a_larger_rate():
     # Half way down a cosine the multiplier is one half.
     assert learning_rate(config_of(lr_curve="cosine"), 50, 100, batches=4) == pytest.approx(4 * 0.15)
     assert learning_rate(config_of(lr_curve="cosine", optimizer="adamw"), 50, 100, batches=4) == pytest.approx(2 * 0.15)
+    assert learning_rate(config_of(lr_curve="cosine", optimizer="adam"), 50, 100, batches=4) == pytest.approx(2 * 0.15)
+
+
+@pytest.mark.parametrize(("decay_all", "decay"), [(False, 0.0), (True, 0.05)])
+def test_vectors_are_decayed_where_that_is_asked_for(decay_all, decay):
+    sparsity = FilterSparsity(name="report", decay_all=decay_all)
+    groups = build_optimizer(network(), config_of(weight_decay=0.05, filter_sparsity=sparsity)).param_groups
+    assert [(group["weight_decay"], {one.ndim for one in group["params"]}) for group in groups] == [(0.05, {2, 4}), (decay, {1})]
 
 
 def test_the_rate_reaches_all_weights():
@@ -49,7 +58,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
 
 
-@pytest.mark.parametrize("fields", [{}, {"momentum": 0.0}, {"optimizer": "adamw"}])
+@pytest.mark.parametrize("fields", [{}, {"momentum": 0.0}, {"optimizer": "adamw"}, {"optimizer": "adam"}])
 def test_weights_move_as_with_torchs_plain_optimizer(fields):
     config = config_of(weight_decay=0.05, **fields)
     ours, plain = network(), network()
@@ -58,8 +67,9 @@ def test_weights_move_as_with_torchs_plain_optimizer(fields):
         {"params": [p for p in plain.parameters() if p.ndim > 1], "weight_decay": 0.05},
         {"params": [p for p in plain.parameters() if p.ndim == 1]},
     ]
-    if config.optimizer == "adamw":
-        reference = torch.optim.AdamW(groups, lr=0.3, weight_decay=0.0, foreach=False)
+    if config.optimizer != "sgd":
+        adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+        reference = adam(groups, lr=0.3, weight_decay=0.0, foreach=False)
     else:
         reference = torch.optim.SGD(groups, lr=0.3, momentum=config.momentum, nesterov=config.momentum > 0, foreach=False)
     images = torch.randn(6, 3, 8, 8)

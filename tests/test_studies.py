@@ -21,11 +21,12 @@ from studies import StudySpec, builtin_names, load_study
 from studies.configs import MEANING_KEYS, RIVAL_FRAC, meaning_differences, next_is_rival
 from studies.domains import parse_domain
 from studies.files import study_name
-from studies.space import FIELDS, Choice, Fixed, Range, canonical_params, possible_steps
+from studies.space import FIELDS, METHOD_FIELDS, Choice, Fixed, Range, canonical_params, possible_steps
 from studies.spec import OBJECTIVES, parse_duration, url_has_password
 from trainers.checks import check_number
 from trainers.config import DataConfig, TrainConfig
 from trainers.errors import InputError
+from trainers.methods.settings import SETTINGS, Grouping, WeightSampling
 from trainers.schedule import Schedule, Step
 
 MINIMAL = {"name": "small", "dataset": {"name": "digits"}, "model": "cifar_resnet8", "search": {"frequency": [0.0, 0.5]}}
@@ -82,9 +83,10 @@ class TestBuiltinFile:
         assert meaning_differences(through_json, spec.to_json_dict()) == []
 
     def test_searches_every_field_that_earns_it(self, path):
-        # Growing batches pay on a GPU only, and the CPU studies have too few trials for more fields.
+        # Growing batches pay on a GPU only, and the CPU studies have too few trials for more fields; methods have costs that no price has,
+        # and presets are known schedules, not parts of one.
         left_out = {"side_multiple"} if load_study(path.stem).resources.gpus else {"side_multiple", "pooled_layers", "batch_growth"}
-        assert set(load_study(path.stem).search.searched) == set(FIELDS) - left_out
+        assert set(load_study(path.stem).search.searched) == set(FIELDS) - left_out.union(METHOD_FIELDS, {"preset"})
 
     def test_start_points_are_the_baseline_and_shorter_runs_inside_the_space(self, path):
         spec = load_study(path.stem)
@@ -310,7 +312,7 @@ def test_domains_are_read_as_they_are_written():
 def test_frequency_comes_first_and_every_field_is_there():
     space = spec_with({"scale": [0.5, 0.75], "epochs": {"low": 2, "high": 12}}).search
     assert next(iter(space)) == "frequency"
-    assert set(space) == {field.name for field in dataclasses.fields(Schedule)} - {"seed"} | {"epochs", "lr", "weight_decay"}
+    assert set(space) == {field.name for field in dataclasses.fields(Schedule)} - {"seed"} | {"epochs", "lr", "weight_decay", *SETTINGS}
     assert list(space.searched) == ["frequency", "scale", "epochs"]
 
 
@@ -555,8 +557,16 @@ def test_only_what_changes_a_values_meaning_is_compared():
 def test_a_spec_from_before_a_key_existed_means_what_it_meant():
     spec = StudySpec.from_json_dict(load_study("digits").to_json_dict())
     old = json.loads(json.dumps(spec.to_json_dict()))
-    for section, key in (("training", "compile"), ("training", "accumulate"), ("search", "pooled_layers"), ("search", "batch_growth")):
+    for section, key in (
+        ("training", "compile"),
+        ("training", "accumulate"),
+        ("search", "pooled_layers"),
+        ("search", "batch_growth"),
+        ("search", "preset"),
+    ):
         del old[section][key]
+    for key in SETTINGS:
+        del old["training"][key], old["search"][key]
     assert StudySpec.from_json_dict(old) == spec
     assert meaning_differences(old, spec.to_json_dict()) == meaning_differences(spec.to_json_dict(), old) == []
     new = load_study("digits", ["training.accumulate=2", "search.batch_growth=[none, constant_work]"])
@@ -570,6 +580,29 @@ def test_compilation_and_micro_batches_reach_the_training():
     spec = spec_with(training={"compile": True, "accumulate": 4})
     config = spec.train_config(spec.baseline_params(), 0)
     assert (config.compile, config.accumulate) == (True, 4)
+
+
+def test_a_method_is_a_name_or_a_mapping_and_may_be_searched():
+    named, with_settings = {"weight_sampling": "pswa"}, {"weight_sampling": {"name": "pswa", "every": 5}}
+    for training, sampling in ((named, WeightSampling(name="pswa")), (with_settings, WeightSampling(name="pswa", every=5))):
+        spec = spec_with(training=training)
+        assert spec.search["weight_sampling"] == Fixed("pswa")
+        assert spec.train_config(spec.baseline_params(), 0).weight_sampling == sampling
+    assert spec_with({"weight_sampling": None}, named) == spec_with(training=named)
+    spec = spec_with({"weight_sampling": ["none", "pwalks", "pswa"], "grouping": "none"}, with_settings)
+    assert spec.search["weight_sampling"] == Choice(("none", "pwalks", "pswa"))
+    for params, mark in spec.start_points():
+        assert (params["weight_sampling"], "grouping" in params, mark in ("baseline", "shorter")) == ("pswa", False, True)
+    point = spec.baseline_params() | {"weight_sampling": "pwalks"}
+    config = spec.train_config(point, 0)
+    assert (config.weight_sampling, config.grouping) == (WeightSampling(name="pwalks", every=5), Grouping())
+    # A method is no part of the schedule: full resolution has several.
+    assert canonical_params(spec.search, point) == point
+    assert StudySpec.from_json_dict(json.loads(json.dumps(spec.to_json_dict()))) == spec
+    assert meaning_differences(spec_with().to_json_dict(), spec_with(training=named).to_json_dict()) == [
+        'training.weight_sampling.name: "none" -> "pswa"',
+        'search.weight_sampling: "none" -> "pswa"',
+    ]
 
 
 def test_a_default_written_out_is_no_difference():

@@ -66,7 +66,7 @@ WRONG_VALUES = [
     ("training.epochs", "12", ["training.epochs is '12'", "whole number"]),
     ("training.epochs", 1, ["training.epochs is 1", "at least 2", "shorter"]),
     ("training.batch_size", 2.5, ["training.batch_size is 2.5", "whole number"]),
-    ("training.optimizer", "adam", ["training.optimizer is 'adam'", "one of sgd, adamw", "nearest valid name is 'adamw'"]),
+    ("training.optimizer", "adamW1", ["training.optimizer is 'adamW1'", "one of sgd, adamw, adam", "nearest valid name is 'adamw'"]),
     ("training.lr", 0, ["training.lr is 0", "above 0"]),
     ("training.lr", float("nan"), ["training.lr is nan", "finite"]),
     ("training.lr", "fast", ["training.lr is 'fast'", "finite number"]),
@@ -82,6 +82,16 @@ WRONG_VALUES = [
     ("training.compile", 1, ["training.compile is 1", "true or false"]),
     ("training.accumulate", 0, ["training.accumulate is 0", "at least 1"]),
     ("training.accumulate", True, ["training.accumulate is True", "whole number"]),
+    ("training.weight_sampling", "pswaa", ["training.weight_sampling is 'pswaa'", "none, pswa, pwalks, pswm", "valid name is 'pswa'"]),
+    ("training.weight_sampling", None, ["training.weight_sampling is None", "one of none, pswa"]),
+    ("training.weight_sampling", ["pswa"], ["training.weight_sampling is ['pswa']", "one of none, pswa"]),
+    ("training.weight_sampling", {"name": "pswaa"}, ["training.weight_sampling is 'pswaa'", "nearest valid name is 'pswa'"]),
+    ("training.weight_sampling", {"name": "pswa", "every": 0}, ["training.weight_sampling.every is 0", "at least 1"]),
+    ("training.weight_sampling", {"every": 5}, ["training.weight_sampling is {'name': 'none', 'every': 5", "it must have another name"]),
+    ("training.weight_sampling.evry", 5, ["training.weight_sampling.evry is unknown", "valid keys are name, every", "name is 'every'"]),
+    ("training.weight_samplin", "pswa", ["training.weight_samplin is unknown", "nearest valid name is 'weight_sampling'"]),
+    ("training.every", 5, ["training.every is unknown", "nearest valid name is 'training.weight_sampling.every'"]),
+    ("training.filter_sparsity", "reports", ["training.filter_sparsity is 'reports'", "nearest valid name is 'report'"]),
     ("training.acumulate", 2, ["training.acumulate is unknown", "nearest valid name is 'accumulate'"]),
     ("training.epoch", 3, ["training.epoch is unknown", "valid keys are epochs, batch_size", "nearest valid name is 'epochs'"]),
     ("lr", 0.1, ["lr is unknown", "nearest valid name is 'training.lr'"]),
@@ -128,6 +138,9 @@ WRONG_VALUES = [
     ("search.lr", {"low": 0.3, "high": 0.6, "log": True}, ["search.lr is {", "contain training.lr = 0.2"]),
     ("search.lr", {"low": 0.15, "high": 0.35, "step": 0.1}, ["search.lr is {", "contain training.lr = 0.2"]),
     ("search.weight_decay", [1e-4, 1e-3], ["search.weight_decay is [0.0001, 0.001]", "contain training.weight_decay = 0.0005"]),
+    ("search.weight_sampling", ["none", "pswaa"], ["search.weight_sampling is 'pswaa'", "nearest valid name is 'pswa'"]),
+    ("search.weight_sampling", "pswa", ["search.weight_sampling is 'pswa'", "contain training.weight_sampling = 'none'"]),
+    ("search.grouping", {"low": "none", "high": "groupable"}, ["search.grouping is {", "list of names"]),
     ("objectives", "val_accuracy", ["objectives is 'val_accuracy'", "list"]),
     ("objectives", [], ["objectives is []", "at least one"]),
     ("objectives", ["accuracy"], ["objectives is 'accuracy'", "nearest valid name is 'val_accuracy'"]),
@@ -163,6 +176,13 @@ def test_a_wrong_value_is_one_sentence(key, value, said):
         assert fragment in text
     assert text.startswith(said[0]) or said[0] == "'folder'"
     assert "more)" not in text
+
+
+def test_methods_that_exclude_each_other_are_refused_wherever_they_meet():
+    names = {"grouping": ["none", "groupable"], "filter_sparsity": ["none", "remove_at_end"]}
+    text = message(StudySpec.from_json_dict, MINIMAL | {"search": MINIMAL["search"] | names})
+    assert text.startswith("search.filter_sparsity is 'remove_at_end', it must be none or report where grouping is 'groupable'")
+    StudySpec.from_json_dict(MINIMAL | {"search": MINIMAL["search"] | names | {"filter_sparsity": ["none", "report"]}})
 
 
 @pytest.mark.parametrize("key", ["name", "dataset", "model", "search"])

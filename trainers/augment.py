@@ -24,10 +24,11 @@ CUTOUT_SIZE_DIVISOR: Final = 4
 DRAWS: Final = 5
 
 
-def augment(images: Tensor, names: Iterable[str], draws: Tensor) -> Tensor:
+def augment(images: Tensor, names: Iterable[str], draws: Tensor, strength: float = 1.0) -> Tensor:
     """Any of `crop` (shifts of up to side // 8), `flip` and `cutout` (a square of side // 4), always in this order.
 
     draws: float32 [B, DRAWS], uniform in [0, 1). Each augmentation has columns of its own: one more changes nothing about the others.
+    strength: in [0, 1], of shifts and squares, whose pixels are multiplied by it and rounded to the nearest; a flip has none.
     """
     wanted = set(names)
     for name in wanted:
@@ -35,11 +36,11 @@ def augment(images: Tensor, names: Iterable[str], draws: Tensor) -> Tensor:
     side_px = min(images.shape[-2:])
     down, right, mirror, row, column = draws.unbind(1)
     if "crop" in wanted:
-        images = random_crop(images, side_px // CROP_SHIFT_DIVISOR, down, right)
+        images = random_crop(images, round(strength * (side_px // CROP_SHIFT_DIVISOR)), down, right)
     if "flip" in wanted:
         images = random_flip(images, mirror)
     if "cutout" in wanted:
-        images = cutout(images, side_px // CUTOUT_SIZE_DIVISOR, row, column)
+        images = cutout(images, round(strength * (side_px // CUTOUT_SIZE_DIVISOR)), row, column)
     return images
 
 

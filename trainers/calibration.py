@@ -44,6 +44,8 @@ _PROC_STAT: Final = Path("/proc/stat")
 def cost_conditions(config: TrainConfig) -> dict[str, Any]:
     """What a cost table holds for. A table is reused while all of it stays the same."""
     device = resolve_device(config.device)
+    # Named only where it is on: tables older than the method still hold.
+    grouping = {} if config.grouping.name == "none" else {"grouping": config.grouping.name}
     return {
         "model": config.model,
         "full_px": config.data.full_px,
@@ -56,6 +58,7 @@ def cost_conditions(config: TrainConfig) -> dict[str, Any]:
         "threads": set_threads(Ranks(size=config.ranks).threads(config.threads)) if device.type == "cpu" else 0,
         "ranks": config.ranks,
         "versions": versions(device),
+        **grouping,
     }
 
 

@@ -36,6 +36,12 @@ def check_number(what: str, value: object, *, above: float | None = None, low: f
         raise InputError(f"{what} is {shown(value)}, it must be a finite number {rule}")
 
 
+def check_flag(what: str, value: object) -> None:
+    """`value` must be true or false."""
+    if not isinstance(value, bool):
+        raise InputError(f"{what} is {shown(value)}, it must be true or false")
+
+
 def _finite(value: object) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None

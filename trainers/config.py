@@ -7,12 +7,12 @@ from typing import Final, Literal, get_args
 
 from trainers.checks import check_integer, check_name, check_number
 from trainers.errors import InputError
-from trainers.methods.settings import FilterSparsity, Grouping, WeightSampling
+from trainers.methods.settings import FilterSparsity, Grouping, WeightSampling, check_together
 from trainers.schedule import Schedule
 
 DatasetName = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "folder"]
 Augmentation = Literal["crop", "flip", "cutout"]
-Optimizer = Literal["sgd", "adamw"]
+Optimizer = Literal["sgd", "adamw", "adam"]
 LrCurve = Literal["one_cycle", "cosine"]
 Precision = Literal["fp32", "bf16"]
 
@@ -63,7 +63,8 @@ class TrainConfig:
 
     model: a network of trainers.models, a torchvision classifier, or the user's `module:factory`.
     batch_size: images a step. lr: peak of the learning-rate curve. weight_decay: on weights of convolutions and linear layers only.
-    momentum: of SGD (Nesterov); AdamW keeps its defaults. label_smoothing: share in [0, 1).
+    momentum: of SGD (Nesterov); adam and adamw keep their defaults. adam's weight decay is L2 regularisation, added to the gradient.
+    label_smoothing: share in [0, 1).
     augment: any of crop (shift by up to an eighth of the side), flip, cutout (a square of a quarter of the side).
     precision: bf16 is autocast on CUDA only. compile: with torch.compile, one graph for each kind of step.
     accumulate: micro-batches a step, of ceil(its images / accumulate) images each, for what doesn't fit into memory; their gradients are
@@ -118,6 +119,7 @@ class TrainConfig:
         check_number("momentum", self.momentum, high=1)
         check_number("label_smoothing", self.label_smoothing, high=1)
         check_integer("seed", self.seed, lowest=0)
+        check_together(self.grouping, self.filter_sparsity)
 
 
 def check_shared_batch(what: str, batch_size: int, ranks: int) -> None:

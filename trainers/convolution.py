@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainers.even_pads import EvenPads
-from trainers.filters import KeptFilter, pool_kernel
+from trainers.filters import KeptFilter, Matrices, pool_by, pool_kernel
 from trainers.pads import Pads, PooledShape, Size
 from trainers.tracing import pixels
 
@@ -28,6 +28,7 @@ class PooledConvolution:
         # Symmetric zeros are left to the convolution: a padded copy of the images would cost what pooling saves.
         self._copies = not shape.zeros or any(not 0 <= side.left == side.right for side in pads)
         self.kept: KeptFilter | None = None
+        self.matrices: Matrices | None = None
 
     def __call__(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         layer = self.layer
@@ -38,13 +39,18 @@ class PooledConvolution:
             images = _pad(images, self.pads, layer.padding_mode)
         else:
             padding = (self.pads[0].left, self.pads[1].left)
-        kept = self.kept
-        pooled = kept.pooled if kept is not None and kept.serves(weight) else pool_kernel(weight, self.size)
-        return F.conv2d(images, pooled, bias, layer.stride, padding, layer.dilation, layer.groups)
+        return F.conv2d(images, self._pooled(weight), bias, layer.stride, padding, layer.dilation, layer.groups)
 
     def copies_at(self, input_px: Size) -> bool:
         """Whether inputs of that size are copied to be padded."""
         return self._copies and (self.even is None or input_px not in self.even.at)
+
+    def _pooled(self, weight: Tensor) -> Tensor:
+        if self.kept is not None and self.kept.serves(weight):
+            return self.kept.pooled
+        if self.matrices is not None and (self.matrices[0].dtype, self.matrices[0].device) == (weight.dtype, weight.device):
+            return pool_by(weight, self.matrices, self.size)
+        return pool_kernel(weight, self.size)
 
     def of_layer(self, layer: nn.Conv2d) -> PooledConvolution:
         """The same for another copy of the layer, with an output of the size of the unpooled one's."""

@@ -28,16 +28,19 @@ CROP_ASPECT: Final = (3 / 4, 4 / 3)
 JPEG_SCALES: Final = (1 / 8, 1 / 4, 1 / 2)
 
 
-def read_image(path: Path, full_px: int, resize_px: int, *, crop_seed: int | None = None, side_px: int | None = None) -> Tensor:
+def read_image(
+    path: Path, full_px: int, resize_px: int, *, crop_seed: int | None = None, side_px: int | None = None, strength: float = 1.0
+) -> Tensor:
     """One image as uint8 [side_px, side_px, 3]; InputError if the file cannot be decoded.
 
     full_px: full side. resize_px: what the evaluation crop resizes the shorter side to. crop_seed: of a random resized crop; None gives
-    the evaluation crop. side_px: at most the full side, which None stands for. A full image is bit-equal to what torchvision's transforms
+    the evaluation crop. side_px: at most the full side, which None stands for. strength: in [0, 1], of that random crop: the smallest area
+    is 1 - strength (1 - CROP_AREA[0]) of the image. A full image is bit-equal to what torchvision's transforms
     make of the whole decoded file.
     """
     try:
         with Image.open(path) as image:
-            return _cut_out(image, full_px, resize_px, crop_seed, side_px or full_px)
+            return _cut_out(image, full_px, resize_px, crop_seed, side_px or full_px, strength)
     except OSError as error:
         raise InputError(f"image file '{path}' cannot be decoded: {error}") from error
 
@@ -56,10 +59,10 @@ def decode_smaller(image: Image.Image, box: Box, side_px: int) -> Box:
     return left, top, right, bottom
 
 
-def _cut_out(image: Image.Image, full_px: int, resize_px: int, crop_seed: int | None, side_px: int) -> Tensor:
+def _cut_out(image: Image.Image, full_px: int, resize_px: int, crop_seed: int | None, side_px: int, strength: float) -> Tensor:
     if crop_seed is None and side_px == full_px:
         return _pixels(_evaluation_crop(_rgb(image), full_px, resize_px))
-    box = _evaluation_box(image.size, full_px, resize_px) if crop_seed is None else _random_box(image, crop_seed)
+    box = _evaluation_box(image.size, full_px, resize_px) if crop_seed is None else _random_box(image, crop_seed, strength)
     # Full images stay what torchvision gives: they are what accuracies are compared on.
     if side_px < full_px:
         box = decode_smaller(image, box, side_px)
@@ -97,11 +100,14 @@ def _evaluation_box(size: tuple[int, int], full_px: int, resize_px: int) -> Box:
     return left, top, right, bottom
 
 
-def _random_box(image: Image.Image, crop_seed: int) -> Box:
+def _random_box(image: Image.Image, crop_seed: int, strength: float) -> Box:
     """torchvision's random resized crop. It draws from torch's global CPU generator, which belongs to the training."""
+    smallest, largest = CROP_AREA
+    # At full strength to the last bit what it is without one.
+    area = [smallest if strength == 1 else largest - strength * (largest - smallest), largest]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(crop_seed)
-        top, left, height, width = RandomResizedCrop.get_params(image, list(CROP_AREA), list(CROP_ASPECT))
+        top, left, height, width = RandomResizedCrop.get_params(image, area, list(CROP_ASPECT))
     return left, top, left + width, top + height
 
 

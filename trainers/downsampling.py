@@ -6,7 +6,8 @@ what is our own choice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -120,8 +121,23 @@ class Downsampler:
         self.steps_done = state["steps_done"]
         self._statistics = {name: value.clone() for name, value in statistics.items()}
 
+    def follow(self, change: Callable[[nn.Module], None]) -> None:
+        """Call it before `change` is made to the network's layers: the statistics of reduced steps are changed likewise.
+
+        A new Downsampler of the changed network then takes the `state_dict()` of this one.
+        """
+        if not self._statistics:
+            return
+        network = copy.deepcopy(self.model)
+        for name, own in self._statistics.items():
+            network.get_buffer(name).copy_(own)
+        change(network)
+        self._statistics = {name: network.get_buffer(name) for name in self._statistics}
+
     def _identity(self) -> dict[str, Any]:
-        fields = {f"schedule field '{name}'": value for name, value in self.schedule.to_dict().items()}
+        # Without a preset, checkpoints from before there were any are gone on from.
+        kept = {name: value for name, value in self.schedule.to_dict().items() if (name, value) != ("preset", "none")}
+        fields = {f"schedule field '{name}'": value for name, value in kept.items()}
         return fields | {"total_steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch, "full_px": self._full.side_px}
 
     @contextmanager

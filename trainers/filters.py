@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Size = tuple[int, int]
+Matrices = tuple[Tensor, Tensor]
 
 # Filters are multiplied so many at a time: a product with fewer than 16 rows and columns spends its time on overhead (docs/LOG.md).
 _BLOCKS: Final = 4
@@ -30,7 +31,12 @@ def pool_kernel(weight: Tensor, size: Size) -> Tensor:
     kernel = (weight.shape[2], weight.shape[3])
     if kernel == size:
         return weight
-    return _map_taps(weight, *_pooling_matrices(kernel, size, weight.dtype, weight.device), size)
+    return _map_taps(weight, *pooling_matrices(kernel, size, weight.dtype, weight.device), size)
+
+
+def pool_by(weight: Tensor, matrices: Matrices, size: Size) -> Tensor:
+    """`pool_kernel` with the `pooling_matrices` of these sizes, and of the weight's type and device."""
+    return _map_taps(weight, *matrices, size)
 
 
 def _map_taps(filters: Tensor, matrix: Tensor, blocks: Tensor, size: Size) -> Tensor:
@@ -54,7 +60,7 @@ def _map_taps(filters: Tensor, matrix: Tensor, blocks: Tensor, size: Size) -> Te
 
 
 @functools.lru_cache
-def _pooling_matrices(kernel: Size, size: Size, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def pooling_matrices(kernel: Size, size: Size, dtype: torch.dtype, device: torch.device) -> Matrices:
     """[kh kw, kh' kw']: what pooling makes of each single tap, gain included; and that in blocks along the diagonal."""
     # It is kept for later steps, so it must not become an inference tensor because inference asked first.
     with torch.inference_mode(mode=False), torch.no_grad():
@@ -113,5 +119,5 @@ def _spread_all(grads: Iterable[Tensor | None], kernels: Iterable[Size]) -> list
 
 
 def _spread(grad: Tensor, kernel: Size) -> Tensor:
-    matrix, blocks = _pooling_matrices(kernel, (grad.shape[2], grad.shape[3]), grad.dtype, grad.device)
+    matrix, blocks = pooling_matrices(kernel, (grad.shape[2], grad.shape[3]), grad.dtype, grad.device)
     return _map_taps(grad, matrix.t(), blocks.t(), kernel)

@@ -40,10 +40,12 @@ def step_memory(config: TrainConfig, num_classes: int) -> Iterator[StepMemory]:
 
 
 def training_state_bytes(config: TrainConfig, num_classes: int) -> int:
-    """Size of a checkpoint's tensors: parameters and buffers, and what the optimizer keeps of every parameter (SGD one, AdamW two)."""
+    """Size of a checkpoint's tensors: parameters and buffers, what the optimizer keeps of every parameter (SGD one, Adam two), and sampled
+    weights."""
     from trainers.models import build_model
 
     model = build_model(config.model, num_classes, config.data.full_px)
     parameters = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
-    return parameters * {"sgd": 2, "adamw": 3}[config.optimizer] + buffers
+    copies = {"sgd": 2, "adamw": 3, "adam": 3}[config.optimizer] + config.weight_sampling.copies
+    return parameters * copies + buffers * (2 if config.weight_sampling.copies else 1)

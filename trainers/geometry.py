@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trainers.convolution import PooledConvolution
 from trainers.errors import InputError
 from trainers.even_pads import EvenChoice, EvenPads, choose_even_pads
-from trainers.filters import pool_once
+from trainers.filters import pool_once, pooling_matrices
 from trainers.pads import Pads, PooledShape
 from trainers.pooled_layers import choose_layers
 from trainers.schedule import Step
@@ -130,7 +130,7 @@ def pooled_kernels(convolutions: Sequence[PooledConvolution]) -> Iterator[None]:
     finally:
         for convolution in convolutions:
             del vars(convolution.layer)["_conv_forward"]
-            convolution.kept = None
+            convolution.kept = convolution.matrices = None
 
 
 def _keep_filters(convolutions: Sequence[PooledConvolution]) -> None:
@@ -139,6 +139,12 @@ def _keep_filters(convolutions: Sequence[PooledConvolution]) -> None:
     kept = pool_once([convolution.layer.weight for convolution in plain], [convolution.size for convolution in plain])
     for convolution, one in zip(plain, kept, strict=True):
         convolution.kept = one
+    for convolution in convolutions:
+        layer = convolution.layer
+        if type(layer) is not nn.Conv2d:
+            # Its weight may be made at each use, then pooled in the compiled graph too, which must find the matrices ready.
+            parameter = next(layer.parameters())
+            convolution.matrices = pooling_matrices(layer.kernel_size, convolution.size, parameter.dtype, parameter.device)
 
 
 def _check_poolable(name: str, layer: nn.Conv2d) -> None:

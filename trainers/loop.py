@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainers.checkpoint import newest_checkpoint, save_checkpoint
 from trainers.config import TrainConfig
@@ -102,7 +102,7 @@ class Training:
         ranks.check_equal("the number of epochs in the checkpoint", self.epochs_done)
         self._parallel = ranks.parallel(self.model)
         if config.compile:
-            self._compile()
+            self._compile(self.epochs_done)
 
     def _downsampler(self) -> Downsampler:
         return Downsampler(self.model, self.config.schedule, self.total_batches, self.config.data.full_px, self.steps_per_epoch)
@@ -116,6 +116,7 @@ class Training:
             ranks=self.ranks,
             steps_per_epoch=self.steps_per_epoch,
             total_steps=len(self.downsampler.plan),
+            followers=[self._change_downsampler],
         )
         return join_methods(parts)
 
@@ -136,7 +137,10 @@ class Training:
         # Each epoch has its own seed, so that a resumed training draws what an undisturbed one does.
         torch.manual_seed(self.config.seed * 1_000_003 + self.epochs_done + self.ranks.rank * _RANK_SEEDS)
         train_loss = self._train_epoch()
-        if self.methods.after_epoch(self.epochs_done + 1):
+        self._watchdog.pause()
+        with self._stopwatch.part("evaluation"):
+            changed = self.methods.after_epoch(self.epochs_done + 1)
+        if changed:
             self._follow_network()
         with self._stopwatch.part("evaluation"), self.methods.evaluated():
             self.ranks.share_buffers(self.model)
@@ -172,22 +176,29 @@ class Training:
         self._slowest_seconds = {name: self.ranks.slowest(own.get(name, 0.0)) for name in _PARTS}
         self._peak_memory_mib = self.ranks.slowest(peak_memory_mib(self.device))
 
+    def _change_downsampler(self, change: Callable[[nn.Module], None]) -> None:
+        # Whichever there is by then.
+        self.downsampler.follow(change)
+
     def _follow_network(self) -> None:
         """After a method has changed the network's layers or parameters."""
-        state = self.downsampler.steps_done
+        state = self.downsampler.state_dict()
         self.downsampler = self._downsampler()
-        self.downsampler.steps_done = state
+        self.downsampler.load_state_dict(state)
         self._parallel = self.ranks.parallel(self.model)
+        if self.config.compile:
+            self._compile(self.epochs_done + 1)
 
-    def _compile(self) -> None:
-        left = {step for epoch in self.downsampler.plan.epochs[self.epochs_done :] for step in epoch}
+    def _compile(self, epochs_done: int) -> None:
+        left = {step for epoch in self.downsampler.plan.epochs[epochs_done:] for step in epoch}
         with self._stopwatch.part("compile"):
-            compile_steps(self.config, left, self.data.num_classes, self.ranks)
+            compile_steps(self.config, left, self.data.num_classes, self.ranks, self.model)
 
     def _train_epoch(self) -> float:
         """Mean training loss of the epoch's images."""
         self.model.train()
         steps = self.downsampler.plan.epochs[self.epochs_done]
+        batches_done = self.epochs_done * self.steps_per_epoch
         batches = self.data.train.batches(
             self.config.batch_size,
             seed=self.config.seed,
@@ -195,9 +206,9 @@ class Training:
             augment=self.config.augment,
             training=True,
             steps=steps,
+            strengths=self.config.schedule.augment_strengths(steps, batches_done, self.total_batches),
             ranks=self.ranks,
         )
-        batches_done = self.epochs_done * self.steps_per_epoch
         losses = []
         self._watchdog.alive(share=None)
         self._stopwatch.start()
@@ -276,8 +287,10 @@ def _work(step: Step) -> int:
 
 
 def _fingerprint(config: TrainConfig) -> dict[str, Any]:
-    # A method that has not joined is left out, so that checkpoints older than the method are gone on from.
+    # A method that has not joined and a preset that is none are left out, so that checkpoints older than them are gone on from.
     unused = {key for key in SETTINGS if getattr(config, key).name == "none"}
     fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in unused.union(_MAY_CHANGE)}
     del fields["data"]["root"]
+    if config.schedule.preset == "none":
+        del fields["schedule"]["preset"]
     return fields

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from trainers.config import TrainConfig
 from trainers.device import network_format
 from trainers.errors import InputError, nearest_name
+from trainers.methods.groupable import make_groupable
 
 _CIFAR_DEPTHS: Final = {"cifar_resnet8": 8, "cifar_resnet20": 20, "cifar_resnet56": 56}
 _CIFAR_RESNET18: Final = "cifar_resnet18"
@@ -49,8 +50,10 @@ def build_model(name: str, num_classes: int, side_px: int) -> nn.Module:
 
 
 def build_training_model(config: TrainConfig, num_classes: int, device: torch.device) -> nn.Module:
-    """The configuration's network on its device, in the device's memory format."""
+    """The configuration's network on its device, in the device's memory format, its layers groupable where they shall be."""
     model = build_model(config.model, num_classes, config.data.full_px).to(device)
+    if config.grouping.name != "none":
+        make_groupable(model, config.seed)
     # torch's stub takes memory_format only in an overload that returns Any.
     converted: nn.Module = model.to(memory_format=network_format(device))
     return converted
@@ -95,7 +98,8 @@ class _BasicBlock(nn.Module):
         if self.stride == 1 and self.new_channels == 0:
             return F.relu(residual + features)
         shortcut = features[:, :, :: self.stride, :: self.stride]
-        return F.relu(residual + F.pad(shortcut, (0, 0, 0, 0, 0, self.new_channels)))
+        # Counted here and not when the network was built, because filters may have been removed since (trainers.methods.filter_removal).
+        return F.relu(residual + F.pad(shortcut, (0, 0, 0, 0, 0, residual.shape[1] - shortcut.shape[1])))
 
 
 def _stage(channels_in: int, channels_out: int, stride: int, blocks: int) -> nn.Sequential:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from trainers.config import TrainConfig
 from trainers.schedule import lr_factor
@@ -19,13 +19,15 @@ _FIRST_OVER_LAST: Final = 1e4
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
-    """SGD with Nesterov momentum, or AdamW. Vectors (biases, batch-norm parameters) are not decayed, as is the field's custom.
+    """SGD with Nesterov momentum, AdamW, or Adam with weight decay as L2 regularisation (in the gradient).
+
+    Vectors (biases, batch-norm parameters) are not decayed, as is the field's custom, unless filter_sparsity.decay_all asks for it.
 
     Fused: one kernel updates all weights, where the default updates them one by one on a CPU and in a dozen kernels on CUDA.
     """
-    groups = _parameter_groups(model, config.weight_decay)
-    if config.optimizer == "adamw":
-        return AdamW(groups, lr=config.lr, fused=True)
+    groups = _parameter_groups(model, config.weight_decay, config.filter_sparsity.decay_all)
+    if config.optimizer != "sgd":
+        return (AdamW if config.optimizer == "adamw" else Adam)(groups, lr=config.lr, fused=True)
     optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
     if config.momentum > 0:
         # As torch's own first step leaves it; fused SGD can't begin with a weight later than with the others, as networks that skip
@@ -67,9 +69,9 @@ def _half_cosine(start: float, end: float, frac: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * frac)) / 2
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool) -> list[dict[str, Any]]:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": weight_decay if decay_all else 0.0},
     ]

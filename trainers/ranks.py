@@ -87,6 +87,14 @@ class Ranks:
         dist.all_reduce(summed)
         return summed / self.size
 
+    def largest(self, values: Tensor) -> Tensor:
+        """The ranks' largest values of a tensor on the CPU, element by element."""
+        if self.size == 1:
+            return values
+        found = values.clone()
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return found
+
     def check_equal(self, what: str, value: int) -> None:
         """RunError unless all ranks have the same value; `what` says what it is."""
         low, high = -self.slowest(-value), self.slowest(value)

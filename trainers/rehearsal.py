@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import gc
@@ -10,12 +11,13 @@ from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainers.config import TrainConfig
 from trainers.device import IMAGE_FORMAT, device_name, resolve_device, set_threads
 from trainers.downsampling import Downsampler, resize
 from trainers.errors import InputError, OutOfMemoryError
+from trainers.methods.grouping import before_update
 from trainers.models import build_training_model
 from trainers.optim import build_optimizer
 from trainers.ranks import ALONE, Ranks
@@ -31,16 +33,20 @@ _MAX_GRAPHS: Final = 2**16
 
 
 class Rehearsal:
-    """Makes single steps of any kind as a training of this configuration would, on a network of its own; all ranks together."""
+    """Makes single steps of any kind as a training of this configuration would, on a network of its own; all ranks together.
 
-    def __init__(self, config: TrainConfig, num_classes: int, ranks: Ranks = ALONE) -> None:
+    like: a network that it shall be a copy of, where filters have been removed from the configuration's.
+    """
+
+    def __init__(self, config: TrainConfig, num_classes: int, ranks: Ranks = ALONE, like: nn.Module | None = None) -> None:
         self.device = ranks.device(config.device)
         set_threads(ranks.threads(config.threads))
         # A tiny learning rate keeps the figures of made-up data finite; the arithmetic is the same.
         self.config = dataclasses.replace(config, lr=1e-6)
         torch.manual_seed(0)
-        self.model = build_training_model(config, num_classes, self.device).train()
+        self.model = (build_training_model(config, num_classes, self.device) if like is None else copy.deepcopy(like)).train()
         self.optimizer = build_optimizer(self.model, self.config)
+        self._before_update = before_update(self.model, config.grouping)
         self._parallel = ranks.parallel(self.model)
         side_px = config.data.full_px
         count = config.batch_size // ranks.size
@@ -60,21 +66,24 @@ class Rehearsal:
     def make(self, step: Step, images: Tensor, labels: Tensor) -> None:
         """One step: resizing of the images, forward, backward, optimizer."""
         with self._downsampler.run_as(step):
-            training_step(self._parallel, self.optimizer, resize(images, step.side_px), labels, self.config)
+            training_step(self._parallel, self.optimizer, resize(images, step.side_px), labels, self.config, self._before_update)
 
     def make_one(self, step: Step) -> None:
         """One step on made-up images."""
         self.make(step, *self.batch(step))
 
 
-def compile_steps(config: TrainConfig, steps: Iterable[Step], num_classes: int, ranks: Ranks = ALONE) -> None:
+def compile_steps(
+    config: TrainConfig, steps: Iterable[Step], num_classes: int, ranks: Ranks = ALONE, like: nn.Module | None = None
+) -> None:
     """Compiles every kind of step by making one of it, so that none is compiled while a training or a calibration is timed.
 
-    The compiled graphs serve every network of this structure in this process. InputError if torch can't compile here, OutOfMemoryError.
+    The compiled graphs serve every network of this structure in this process; like: of which structure, where not the configuration's.
+    InputError if torch can't compile here, OutOfMemoryError.
     """
     import torch._dynamo as dynamo
 
-    rehearsal = Rehearsal(config, num_classes, ranks)
+    rehearsal = Rehearsal(config, num_classes, ranks, like)
     with warnings.catch_warnings(), dynamo.config.patch(recompile_limit=_MAX_GRAPHS, accumulated_recompile_limit=_MAX_GRAPHS):
         # torch looks at the gradient of each input of a graph, and pooled filters are inputs without one.
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf Tensor is being accessed")

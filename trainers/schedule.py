@@ -11,19 +11,35 @@ import dataclasses
 import itertools
 import math
 import random
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, get_args
 
 import yaml
 
 from trainers.bounded_yaml import read_yaml
 from trainers.checks import check_integer, check_name, check_number
 from trainers.errors import InputError, check_known
+from trainers.plans import Plan, Step, StepKernel, constant_work_batches, exactly, pooled_size, round_side
+from trainers.presets import DRAWN, GROWING, WRITTEN_OUT, PresetName, augment_strength, preset_epochs
 from trainers.wording import one_line, shown
+
+__all__ = [
+    "PROVENANCE_KEY",
+    "Plan",
+    "Schedule",
+    "Step",
+    "StepKernel",
+    "constant_work_batches",
+    "lr_factor",
+    "pooled_size",
+    "read_schedule_file",
+    "round_side",
+    "step_kernel",
+]
 
 Policy = Literal["deterministic", "stochastic"]
 Kernel = Literal["full", "pooled"]
@@ -31,8 +47,6 @@ BatchNorm = Literal["shared", "separate"]
 Growth = Literal["constant", "linear"]
 PooledLayers = Literal["all", "largest_maps", "most_saved"]
 BatchGrowth = Literal["none", "constant_work"]
-# What a step does with convolution kernels; "pooled" alone means those of all layers.
-StepKernel = Literal["full", "pooled", "pooled_largest_maps", "pooled_most_saved"]
 
 _NAMES: Final = {
     "policy": Policy,
@@ -41,6 +55,7 @@ _NAMES: Final = {
     "batch_norm": BatchNorm,
     "growth": Growth,
     "batch_growth": BatchGrowth,
+    "preset": PresetName,
 }
 _POOLED: Final[dict[PooledLayers, StepKernel]] = {
     "all": "pooled",
@@ -50,37 +65,6 @@ _POOLED: Final[dict[PooledLayers, StepKernel]] = {
 
 # A schedule file may say where the schedule was found; it changes nothing about the schedule itself.
 PROVENANCE_KEY: Final = "found_with"
-
-
-class Step(NamedTuple):
-    """One kind of step: side of the input in pixels, what is pooled, and how many of the training's batches it takes at once."""
-
-    side_px: int
-    kernel: StepKernel
-    batches: int = 1
-
-
-class Plan(tuple[Step, ...]):
-    """The kind of each optimizer step of a training, in order.
-
-    epochs: the same steps, epoch by epoch. The `batches` of an epoch's steps add up to the batches that the training has an epoch.
-    """
-
-    epochs: tuple[tuple[Step, ...], ...]
-
-    def __new__(cls, epochs: Iterable[Iterable[Step]]) -> Plan:
-        parts = tuple(tuple(epoch) for epoch in epochs)
-        plan = super().__new__(cls, itertools.chain.from_iterable(parts))
-        plan.epochs = parts
-        return plan
-
-    def __getnewargs__(self) -> tuple[tuple[tuple[Step, ...], ...]]:
-        # Else a pickle or a copy would hand the flat steps to __new__, which would take each for an epoch.
-        return (self.epochs,)
-
-    def counts(self) -> dict[Step, int]:
-        """Exact number of steps of each kind."""
-        return dict(Counter(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +81,9 @@ class Schedule:
         would end after the training ends with it.
     growth: `linear` grows the side from scale up to 1 at the window's end, `constant` keeps it.
     batch_growth: `constant_work` lets a reduced step take floor((full side / side)^2) of the training's batches at once.
+    preset: a known schedule by name, which decides all of the above but batch_norm; see presets.md. The fields it decides mean nothing.
     side_multiple: reduced sides are rounded to this many pixels, halves up, at least one multiple.
-    seed: of the stochastic policy.
+    seed: of the stochastic policy, and of preset mixed_sizes.
     """
 
     policy: Policy = "deterministic"
@@ -111,6 +96,7 @@ class Schedule:
     window_length: float = 1.0
     growth: Growth = "constant"
     batch_growth: BatchGrowth = "none"
+    preset: PresetName = "none"
     side_multiple: int = 4
     seed: int = 0
 
@@ -135,27 +121,48 @@ class Schedule:
         check_integer("full_px", full_px, lowest=1)
         if steps_per_epoch is not None:
             check_integer("steps_per_epoch", steps_per_epoch, lowest=1)
-        elif self.batch_growth != "none":
-            raise InputError(f"steps_per_epoch is None, it must be the batches of an epoch where batch_growth is '{self.batch_growth}'")
-        batches = self._batches(total_steps, full_px)
+        elif cause := self._growing_by():
+            raise InputError(f"steps_per_epoch is None, it must be the batches of an epoch where {cause}")
         length = steps_per_epoch or max(1, total_steps)
+        plain = self._written_out()
+        if plain.preset != "none":
+            return Plan(preset_epochs(plain.preset, total_steps, full_px, length, self.side_multiple, self.seed))
+        batches = plain._batches(total_steps, full_px)
         epochs = [batches[start : start + length] for start in range(0, total_steps, length)]
-        return Plan(epochs if self.batch_growth == "none" else (_gathered(epoch, full_px) for epoch in epochs))
+        return Plan(epochs if plain.batch_growth == "none" else (_gathered(epoch, full_px) for epoch in epochs))
+
+    def batch_by_batch(self, total_steps: int, full_px: int) -> tuple[Step, ...]:
+        """The kind of step that each of a training's batches is for, however many a step takes at once: what pictures show."""
+        plan = dataclasses.replace(self, batch_growth="none").plan(total_steps, full_px, max(1, total_steps))
+        return tuple(itertools.chain.from_iterable([step._replace(batches=1)] * step.batches for step in plan))
+
+    def augment_strengths(self, steps: Sequence[Step], batches_done: int, total_steps: int) -> list[float]:
+        """How strongly the images of each step are augmented, in [0, 1], if the first one begins after `batches_done` of `total_steps`."""
+        starts = itertools.accumulate((step.batches for step in steps[:-1]), initial=batches_done)
+        return [augment_strength(self.preset, Fraction(start, total_steps)) for start in starts]
 
     def canonical(self, full_px: int | None = None) -> Schedule:
         """The same plan for every training with each meaningless field at its default, so that equal schedules compare equal.
 
         full_px: the full side of those trainings; None: any.
         """
+        if self.preset in WRITTEN_OUT:
+            return self._written_out().canonical(full_px)
         default = Schedule(side_multiple=self.side_multiple)
+        if self.preset != "none":
+            fields = {name: getattr(default, name) for name in self.meaningless_fields()}
+            return dataclasses.replace(self, **fields | {"frequency": 1.0})
         if self.frequency == 0 or self.window_length == 0 or self.window_start == 1 or self.scale == 1:
             return default
-        window_length = min(self.window_length, float(1 - _exact(self.window_start)))
+        window_length = min(self.window_length, float(1 - exactly(self.window_start)))
         meaningless = {name: getattr(default, name) for name in self.meaningless_fields(full_px)}
         return dataclasses.replace(self, window_length=window_length, **meaningless)
 
     def meaningless_fields(self, full_px: int | None = None) -> frozenset[str]:
         """Fields of a schedule with reduced steps that could have any value without a change of the plan. full_px: as in `canonical`."""
+        if self.preset != "none":
+            read = {"preset", "batch_norm", "side_multiple"} | ({"seed"} if self.preset in DRAWN else set())
+            return frozenset(field.name for field in dataclasses.fields(self)) - read
         names: set[str] = {"policy", "seed"} if self.frequency == 1 else {"seed"} if self.policy == "deterministic" else set()
         if self.kernel == "full":
             names.add("pooled_layers")
@@ -191,6 +198,18 @@ class Schedule:
         content: dict[str, Any] = self.to_dict() | ({PROVENANCE_KEY: found_with} if found_with else {})
         Path(path).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
+    def _written_out(self) -> Schedule:
+        """Itself, or what its preset is in the other fields where they can write it."""
+        if self.preset not in WRITTEN_OUT:
+            return self
+        return Schedule(**WRITTEN_OUT[self.preset], batch_norm=self.batch_norm, side_multiple=self.side_multiple, seed=self.seed)
+
+    def _growing_by(self) -> str:
+        """The field by which steps take several batches at once, in words; empty where they don't."""
+        if self.preset != "none":
+            return f"preset is '{self.preset}'" if self.preset in GROWING else ""
+        return "" if self.batch_growth == "none" else f"batch_growth is '{self.batch_growth}'"
+
     def _batches(self, total_steps: int, full_px: int) -> list[Step]:
         """The kind of step that each of the training's batches would be, one batch a step."""
         first, end = self._window(total_steps)
@@ -203,8 +222,8 @@ class Schedule:
 
     def _window(self, total_steps: int) -> tuple[int, int]:
         """[first, end) step of the window. Exact decimals: 0.1 * 30 is 3 here, not 3.0000000000000004."""
-        start = _exact(self.window_start)
-        end = min(Fraction(1), start + _exact(self.window_length))
+        start = exactly(self.window_start)
+        end = min(Fraction(1), start + exactly(self.window_length))
         return math.ceil(start * total_steps), math.ceil(end * total_steps)
 
     def _reduced_steps(self, window_steps: int) -> list[bool]:
@@ -212,12 +231,12 @@ class Schedule:
             generator = random.Random(self.seed)
             return [generator.random() < self.frequency for _ in range(window_steps)]
         # After n steps floor(n * frequency) are reduced. Fractions, because float error would break strict alternation at 0.5.
-        frequency = _exact(self.frequency)
+        frequency = exactly(self.frequency)
         done = [math.floor(n * frequency) for n in range(window_steps + 1)]
         return [after > before for before, after in itertools.pairwise(done)]
 
     def _step(self, window_progress: Fraction, full_px: int) -> Step:
-        scale = _exact(self.scale)
+        scale = exactly(self.scale)
         if self.growth == "linear":
             scale += (1 - scale) * window_progress
         side_px = round_side(scale, full_px, self.side_multiple)
@@ -227,11 +246,6 @@ class Schedule:
 def step_kernel(kernel: Kernel, pooled_layers: PooledLayers) -> StepKernel:
     """What a reduced step does with kernels, from the two fields of its schedule."""
     return "full" if kernel == "full" else _POOLED[pooled_layers]
-
-
-def constant_work_batches(side_px: int, full_px: int) -> int:
-    """How many batches of reduced images have no more pixels than one full batch: floor((full side / side)^2)."""
-    return full_px**2 // side_px**2
 
 
 def _gathered(epoch: Sequence[Step], full_px: int) -> list[Step]:
@@ -250,31 +264,14 @@ def _gathered(epoch: Sequence[Step], full_px: int) -> list[Step]:
     return list(made.values())
 
 
-def lr_factor(batches: int, optimizer: Literal["sgd", "adamw"]) -> float:
+def lr_factor(batches: int, optimizer: Literal["sgd", "adamw", "adam"]) -> float:
     """What a step that takes `batches` of the training's batches at once multiplies its learning rate by.
 
     SGD: `batches` (linear scaling, Goyal et al. 2017, arXiv 1706.02677, section 2.1). torch's momentum buffer holds gradients without the
-    rate, so their momentum correction (section 3) is not needed. AdamW: the square root (Malladi et al. 2022, arXiv 2205.10287), whose
-    change of the betas we leave out. The learning-rate curve advances by `batches` of total_steps, because progress counts images.
+    rate, so their momentum correction (section 3) is not needed. Adam and AdamW: the square root (Malladi et al. 2022, arXiv 2205.10287),
+    whose change of the betas we leave out. The learning-rate curve advances by `batches` of total_steps, because progress counts images.
     """
-    return math.sqrt(batches) if optimizer == "adamw" else float(batches)
-
-
-def round_side(scale: Fraction | float, full_px: int, multiple: int) -> int:
-    """Reduced side in pixels: scale * full_px rounded to a multiple, halves up, at least one multiple and at most full_px.
-
-    Scale 1 is the full side, whether that is a multiple or not.
-    """
-    exact = scale if isinstance(scale, Fraction) else _exact(scale)
-    if exact == 1:
-        return full_px
-    rounded = math.floor(exact * full_px / multiple + Fraction(1, 2)) * multiple
-    return min(full_px, max(multiple, rounded))
-
-
-def pooled_size(size: int, side_px: int, full_px: int) -> int:
-    """Length of a pooled kernel side: ceil(size * side_px / full_px), in integers so that no rounding error enters."""
-    return -(-size * side_px // full_px)
+    return float(batches) if optimizer == "sgd" else math.sqrt(batches)
 
 
 def read_schedule_file(path: str | Path) -> dict[str, Any]:
@@ -286,7 +283,3 @@ def read_schedule_file(path: str | Path) -> dict[str, Any]:
         found_with = shown(content[PROVENANCE_KEY])
         raise InputError(one_line(f"schedule file '{path}': {PROVENANCE_KEY} is {found_with}, it must be a mapping of names to values"))
     return content
-
-
-def _exact(value: float) -> Fraction:
-    return Fraction(str(value))

@@ -40,6 +40,7 @@ class Split(Protocol):
         augment: tuple[str, ...] = (),
         training: bool,
         steps: Sequence[Step] | None = None,
+        strengths: Sequence[float] | None = None,
         ranks: Ranks = ALONE,
     ) -> Iterator[Batch]:
         """Normalised images [B, 3, H, W] float32 and labels [B] int64, on the device, in its memory format.
@@ -48,6 +49,7 @@ class Split(Protocol):
         and seed, epoch, augment and steps play no part.
         steps: those of the epoch; a batch for each, of step.batches * batch_size images, which may come at the step's side already. Each
         image is augmented as it is without steps. InputError unless their batches add up to an epoch's.
+        strengths: of each batch's augmentation, in [0, 1]; None is 1 for all.
         ranks: gives this rank's equal part of every training batch, as one process alone would make it; otherwise every `ranks.size`-th
         batch.
         """
@@ -82,6 +84,7 @@ class TensorSplit:
         augment: tuple[str, ...] = (),
         training: bool,
         steps: Sequence[Step] | None = None,
+        strengths: Sequence[float] | None = None,
         ranks: Ranks = ALONE,
     ) -> Iterator[Batch]:
         if not training:
@@ -90,9 +93,10 @@ class TensorSplit:
             return
         order = _order(len(self), seed, epoch).to(self.images.device)
         draws = _draws(len(self), seed, epoch).to(self.images.device)
-        for start, end in _training_bounds(len(self), batch_size, steps, ranks):
+        bounds = _training_bounds(len(self), batch_size, steps, ranks)
+        for (start, end), strength in zip(bounds, strengths or [1.0] * len(bounds), strict=True):
             chosen = order[start:end]
-            yield self._normalise(augmented(self.images[chosen], augment, draws[start:end])), self.labels[chosen]
+            yield self._normalise(augmented(self.images[chosen], augment, draws[start:end], strength)), self.labels[chosen]
 
 
 class LoaderSplit:
@@ -124,25 +128,30 @@ class LoaderSplit:
         augment: tuple[str, ...] = (),
         training: bool,
         steps: Sequence[Step] | None = None,
+        strengths: Sequence[float] | None = None,
         ranks: Ranks = ALONE,
     ) -> Iterator[Batch]:
         """As every split. The workers begin with the call, so that whoever calls early finds the first batch decoded."""
         if training:
             bounds = _training_bounds(len(self), batch_size, steps, ranks)
-            self._set_training_order(bounds, seed, epoch, "crop" in augment, steps)
+            strengths = strengths or [1.0] * len(bounds)
+            self._set_training_order(bounds, seed, epoch, "crop" in augment, steps, strengths)
         else:
             bounds = _evaluation_bounds(len(self), batch_size, ranks)
-            self._order.set(torch.arange(len(self)), None, [(start, end, self._full_px) for start, end in bounds])
+            strengths = [1.0] * len(bounds)
+            self._order.set(torch.arange(len(self)), None, [(start, end, self._full_px, 1.0) for start, end in bounds])
         self._iteration += 1
         loaded = self._loaded(iter(self._loader), self._iteration)
         names = tuple(name for name in augment if name != "crop") if training else ()
         # Nothing is drawn where nothing is augmented.
         draws = _draws(len(self), seed, epoch).to(self._device) if names else None
-        return self._augmented(loaded, bounds, names, draws)
+        return self._augmented(loaded, bounds, names, draws, strengths)
 
-    def _set_training_order(self, bounds: Bounds, seed: int, epoch: int, crop: bool, steps: Sequence[Step] | None) -> None:
+    def _set_training_order(
+        self, bounds: Bounds, seed: int, epoch: int, crop: bool, steps: Sequence[Step] | None, strengths: Sequence[float]
+    ) -> None:
         sides = [self._full_px] * len(bounds) if steps is None else [step.side_px for step in steps]
-        batches = [(start, end, side_px) for (start, end), side_px in zip(bounds, sides, strict=True)]
+        batches = [(start, end, side_px, strength) for (start, end), side_px, strength in zip(bounds, sides, strengths, strict=True)]
         self._order.set(_order(len(self), seed, epoch), _crop_seeds(len(self), seed, epoch) if crop else None, batches)
 
     def _loaded(self, batches: Iterator[list[Tensor] | InputError], iteration: int) -> Iterator[Batch]:
@@ -158,9 +167,11 @@ class LoaderSplit:
             images, labels = self._copy(*batch)
             yield images.permute(0, 3, 1, 2), labels
 
-    def _augmented(self, batches: Iterator[Batch], bounds: Bounds, names: tuple[str, ...], draws: Tensor | None) -> Iterator[Batch]:
-        for (images, labels), (start, end) in zip(batches, bounds, strict=True):
-            yield self._normalise(images if draws is None else augmented(images, names, draws[start:end])), labels
+    def _augmented(
+        self, batches: Iterator[Batch], bounds: Bounds, names: tuple[str, ...], draws: Tensor | None, strengths: Sequence[float]
+    ) -> Iterator[Batch]:
+        for (images, labels), (start, end), strength in zip(batches, bounds, strengths, strict=True):
+            yield self._normalise(images if draws is None else augmented(images, names, draws[start:end], strength)), labels
 
 
 class _Normalisation:

@@ -20,11 +20,13 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Sample(NamedTuple):
-    """An image to decode: its position among the files, the seed of its random resized crop (None: evaluation crop), its side in pixels."""
+    """An image to decode: its position among the files, the seed of its random resized crop (None: evaluation crop), its side in pixels,
+    and how strong that crop is, in [0, 1]."""
 
     position: int
     crop_seed: int | None
     side_px: int
+    strength: float
 
 
 class Order(Sampler[list[Sample]]):
@@ -36,19 +38,20 @@ class Order(Sampler[list[Sample]]):
     def __init__(self) -> None:
         self._positions = torch.empty(0, dtype=torch.int64)
         self._crop_seeds: Tensor | None = None
-        self._batches: Sequence[tuple[int, int, int]] = ()
+        self._batches: Sequence[tuple[int, int, int, float]] = ()
 
-    def set(self, positions: Tensor, crop_seeds: Tensor | None, batches: Sequence[tuple[int, int, int]]) -> None:
-        """positions: of the files, in the order of the pass. crop_seeds: one a position. batches: [start, end) in that order, and side."""
+    def set(self, positions: Tensor, crop_seeds: Tensor | None, batches: Sequence[tuple[int, int, int, float]]) -> None:
+        """positions: of the files, in the order of the pass. crop_seeds: one a position. batches: [start, end) in that order, side, and
+        strength of the crops."""
         self._positions, self._crop_seeds, self._batches = positions, crop_seeds, batches
 
     def __iter__(self) -> Iterator[list[Sample]]:
         # A later `set` must not change a pass that has begun.
         positions, crop_seeds, batches = self._positions, self._crop_seeds, self._batches
-        for start, end, side_px in batches:
+        for start, end, side_px, strength in batches:
             chosen = positions[start:end].tolist()
             seeds = [None] * len(chosen) if crop_seeds is None else crop_seeds[start:end].tolist()
-            yield [Sample(position, seed, side_px) for position, seed in zip(chosen, seeds, strict=True)]
+            yield [Sample(position, seed, side_px, strength) for position, seed in zip(chosen, seeds, strict=True)]
 
 
 class FileDataset(Dataset[Any]):
@@ -66,7 +69,8 @@ class FileDataset(Dataset[Any]):
 
     def _image(self, sample: Sample) -> Tensor:
         path = self._files.path(sample.position)
-        return read_image(path, self._full_px, self._resize_px, crop_seed=sample.crop_seed, side_px=sample.side_px)
+        seed, side_px = sample.crop_seed, sample.side_px
+        return read_image(path, self._full_px, self._resize_px, crop_seed=seed, side_px=side_px, strength=sample.strength)
 
 
 def build_loader(files: ImageFiles, preprocessing: Preprocessing, order: Order, device: torch.device) -> DataLoader[Any]:

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Final
 
 from trainers.methods.method import Method, TrainingParts
+from trainers.methods.settings import SETTINGS
+
+
+def _weight_sampling(parts: TrainingParts) -> Method:
+    from trainers.methods.weight_sampling import WeightSampler
+
+    return WeightSampler(parts)
+
+
+def _grouping(parts: TrainingParts) -> Method:
+    from trainers.methods.grouping import ChannelGrouper
+
+    return ChannelGrouper(parts)
+
+
+def _filter_sparsity(parts: TrainingParts) -> Method:
+    from trainers.methods.filter_sparsity import SparseFilters
+
+    return SparseFilters(parts)
+
+
+# By the key in SETTINGS, whose order is the one in which they act. Each imports its own file, so that a training without it does not.
+METHODS: Final[dict[str, Callable[[TrainingParts], Method]]] = {
+    "weight_sampling": _weight_sampling,
+    "grouping": _grouping,
+    "filter_sparsity": _filter_sparsity,
+}
 
 
 def join_methods(parts: TrainingParts) -> JoinedMethods:
     """Those whose name in the configuration is not `none`."""
-    methods: dict[str, Method] = {}
-    return JoinedMethods(methods)
+    names = {key: getattr(parts.config, key).name for key in SETTINGS}
+    return JoinedMethods({key: METHODS[key](parts) for key, name in names.items() if name != "none"})
 
 
 class JoinedMethods:

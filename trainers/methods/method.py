@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +17,11 @@ from trainers.ranks import Ranks
 
 @dataclass(slots=True, kw_only=True)
 class TrainingParts:
-    """The parts of a training that a method may look at and change. total_steps: optimizer steps of the whole plan."""
+    """The parts of a training that a method may look at and change. total_steps: optimizer steps of the whole plan.
+
+    followers: of what is kept of the network beside it, such as averaged weights. Whoever changes the network's layers first calls each
+    with a function that makes the same change to a copy of the network as it still is.
+    """
 
     config: TrainConfig
     data: TrainingData
@@ -26,6 +30,7 @@ class TrainingParts:
     ranks: Ranks
     steps_per_epoch: int
     total_steps: int
+    followers: list[Callable[[Callable[[nn.Module], None]], None]] = field(default_factory=list)
 
     @property
     def device(self) -> torch.device:

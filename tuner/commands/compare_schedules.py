@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,8 +88,8 @@ def priced(file: str, schedule: Schedule, prices: Prices) -> dict[str, Any]:
 
 def strip(schedule: Schedule, full_px: int, bars: str = _BARS) -> tuple[str, str]:
     """The schedule's steps over a training of _STRIP_STEPS steps: the side of each in eighths, and a mark below those that pool kernels."""
-    # Batch by batch, however many of them a step takes at once: the strip is the progress of the training.
-    plan = dataclasses.replace(schedule, batch_growth="none").plan(_STRIP_STEPS, full_px)
+    # Batch by batch: the strip is the progress of the training.
+    plan = schedule.batch_by_batch(_STRIP_STEPS, full_px)
     sides = "".join(bars[max(0, round(8 * step.side_px / full_px) - 1)] for step in plan)
     return sides, "".join(" " if step.kernel == "full" else "." for step in plan).rstrip()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from studies.domains import Domain, Fixed, Range
 from studies.space import SearchSpace, canonical_params, possible_steps
 from studies.spec import StudySpec
 from trainers.cost import CostTable
+from trainers.schedule import Schedule, Step
 from tuner.launching.timing import kept_timing
 from tuner.results.describe import describe_duration, describe_share, describe_training, printable
 from tuner.samplers.plan_cost import PlanCost
@@ -26,6 +28,8 @@ from tuner.storage.store import StudyStore
 _POINTS: Final = 1024
 # Of an epoch whose images nobody has counted yet: shares of steps are right to a thousandth.
 _ASSUMED_STEPS: Final = 1000
+# Of an epoch whose steps are counted one by one, at most.
+_STEPS_OF_A_PRESET: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +73,28 @@ def expected_costs(spec: StudySpec, timing: tuple[CostTable, int] | None) -> Cos
         prices = {step: cost.relative for step, cost in table.costs.items()}
         baseline_s = table.full_ms / 1000 * per_epoch * spec.training.epochs
         source = f"timed on {table.conditions['device']}"
-    cost = PlanCost(spec.search, prices, per_epoch, spec.training.epochs * per_epoch)
+    cost = _cost(spec, prices, per_epoch)
     times = sorted(cost(point) for point in _points(spec.search))
     full = [cost(canonical_params(spec.search, point | {"frequency": 0.0})) for point in _points(spec.search)]
     mean = (1 - RIVAL_FRAC) * sum(times) / len(times) + RIVAL_FRAC * sum(full) / len(full)
     return Costs(times[0], median(times), times[-1], mean, baseline_s, source)
+
+
+def _cost(spec: StudySpec, prices: Mapping[Step, float], per_epoch: int) -> Callable[[Mapping[str, Any]], float]:
+    """The relative time of a point, that of presets to within a step of their kinds an epoch."""
+    written = PlanCost(spec.search, prices, per_epoch, spec.training.epochs * per_epoch)
+    steps = min(per_epoch, _STEPS_OF_A_PRESET)
+
+    @cache
+    def of_preset(schedule: Schedule, epochs: int) -> float:
+        counts = schedule.plan(epochs * steps, spec.dataset.full_px, steps).counts()
+        return sum(count * prices[step] for step, count in counts.items()) / (spec.training.epochs * steps)
+
+    def cost(point: Mapping[str, Any]) -> float:
+        schedule = spec.search.schedule(point)
+        return written(point) if schedule.preset == "none" else of_preset(schedule, spec.search.complete(point)["epochs"])
+
+    return cost if "preset" in spec.search.searched else written
 
 
 def _points(space: SearchSpace) -> list[dict[str, Any]]:
@@ -85,7 +106,7 @@ def _points(space: SearchSpace) -> list[dict[str, Any]]:
     return [canonical_params(space, point) for point in Candidates(space, {}).filling(_POINTS, np.random.default_rng(0))]
 
 
-def _by_pixels(spec: StudySpec) -> Mapping[Any, float]:
+def _by_pixels(spec: StudySpec) -> Mapping[Step, float]:
     full_px = spec.dataset.full_px
     return {step: step.batches * (step.side_px / full_px) ** 2 for step in possible_steps(spec.search, full_px)}
 
@@ -112,7 +133,9 @@ def _space_lines(spec: StudySpec) -> Iterator[str]:
     continua = sum(size is None for size in sizes)
     ranges = f", times {continua} continuous range{'s' if continua > 1 else ''}" if continua else ""
     yield f"{len(searched)} fields are searched: {points:,} combinations{ranges}"
-    yield f"first {len(spec.start_points())} full-resolution trainings, then at least {describe_share(RIVAL_FRAC)} of the others"
+    presets = sum(mark == "preset" for _, mark in spec.start_points())
+    first = f"first {len(spec.start_points()) - presets} full-resolution trainings{f' and {presets} presets' if presets else ''}"
+    yield f"{first}, then at least {describe_share(RIVAL_FRAC)} of the others"
 
 
 def _cost_lines(costs: Costs) -> Iterator[str]:

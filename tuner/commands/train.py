@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from studies.files import load_study, names_file
-from studies.space import TRAINING_FIELDS
+from studies.space import METHOD_FIELDS, TRAINING_FIELDS
 from studies.spec import StudySpec
 from trainers.config import TrainConfig
 from trainers.errors import InputError, RunError
@@ -54,8 +54,9 @@ def _config_of_file(study: str | None, path: str, storage: str | None, seed: int
         raise InputError(f"{path} does not say which study it was found in: give --study, which names network, data and training")
     spec = _spec(str(reference), storage)
     baseline = spec.train_config(spec.baseline_params(), schedule.seed if seed is None else seed, device=trial_device(spec))
-    trained_with = {name: found_with[name] for name in TRAINING_FIELDS if name in found_with}
-    return dataclasses.replace(baseline, schedule=dataclasses.replace(schedule, seed=baseline.seed), **trained_with)
+    trained_with = {name: found_with[name] for name in (*TRAINING_FIELDS, *METHOD_FIELDS) if name in found_with}
+    training = spec.training.with_searched(spec.training.searchable | trained_with)
+    return dataclasses.replace(baseline, schedule=dataclasses.replace(schedule, seed=baseline.seed), **training)
 
 
 def _spec(reference: str, storage: str | None) -> StudySpec:
@@ -73,6 +74,10 @@ def _train(config: TrainConfig) -> tuple[TrainResult, float]:
 
         def on_epoch(report: EpochReport) -> None:
             progress.update(task, completed=report.epoch, description=f"validation accuracy {report.val_accuracy:.2%}")
+            if report.figures:
+                # Those of single layers, whose names have one more part, would fill the screen.
+                figures = ", ".join(f"{name} {value:.4g}" for name, value in report.figures.items() if name.count(".") == 1)
+                progress.console.print(Text(printable(f"epoch {report.epoch}: {figures}")), soft_wrap=True)
 
         result = train(config, on_epoch)
     return result, evaluate_test(config, result.model)

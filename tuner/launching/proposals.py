@@ -55,10 +55,12 @@ class Proposer(Protocol):
 
 
 class SearchProposer:
-    """The honest rivals first: the baseline and shorter full-resolution runs. Then the search, a fifth of it at full resolution."""
+    """The honest rivals first: the baseline and shorter full-resolution runs, and the presets searched. Then the search, a fifth of it at
+    full resolution."""
 
     def __init__(self, spec: StudySpec) -> None:
-        self._start_points = [Proposal(params, rival, once=True) for params, rival in spec.start_points()]
+        # A preset is no rival: it has reduced steps, and is a trial like others once it has been tried.
+        self._start_points = [Proposal(params, None if mark == "preset" else mark, once=True) for params, mark in spec.start_points()]
         fixed = {name: value for name, value in spec.baseline_params().items() if name not in TRAINING_FIELDS}
         self._full_resolution = Proposal(fixed, "full")
 

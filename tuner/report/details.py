@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -78,8 +77,8 @@ def details(trial: CompletedTrial | PrunedTrial, time: float | None, results: St
 
 def strip(schedule: Schedule, full_px: int) -> dict[str, Any]:
     """PICTURED_STEPS steps of a training with that schedule. kinds: side in pixels and whether kernels are pooled; steps: a letter each."""
-    # Batch by batch, however many of them a step takes at once: the axis is the progress of the training.
-    plan = dataclasses.replace(schedule, batch_growth="none").plan(PICTURED_STEPS, full_px)
+    # Batch by batch: the axis is the progress of the training.
+    plan = schedule.batch_by_batch(PICTURED_STEPS, full_px)
     letters = {kind: chr(_FIRST_LETTER + place) for place, kind in enumerate(sorted(set(plan), reverse=True))}
     return {"kinds": [[kind.side_px, kind.kernel != "full"] for kind in letters], "steps": "".join(letters[step] for step in plan)}
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
+from studies.space import METHOD_FIELDS
 from trainers.schedule import Schedule
 from tuner.storage.trials import CompletedTrial, PrunedTrial
 
@@ -75,6 +76,8 @@ def describe_schedule(params: Mapping[str, Any]) -> str:
     schedule = _schedule(params, 0)
     if schedule.canonical().frequency == 0:
         return "full resolution"
+    if schedule.preset != "none":
+        return f"preset {schedule.preset}" + (", separate batch norm" if schedule.batch_norm == "separate" else "")
     words = [_steps(schedule) + _side(schedule), _window(schedule)]
     words.append(_POOLED[schedule.pooled_layers] if schedule.kernel == "pooled" else "")
     words.append("separate batch norm" if schedule.batch_norm == "separate" else "")
@@ -83,12 +86,14 @@ def describe_schedule(params: Mapping[str, Any]) -> str:
 
 
 def describe_training(params: Mapping[str, Any]) -> str:
-    """Epochs, learning rate and weight decay, as far as they are among the parameters: "12 epochs, lr 0.2, weight decay 0.0005"."""
+    """Epochs, learning rate, weight decay and the methods that join, as far as they are among the parameters (of a trial, or of a study's
+    training): "12 epochs, lr 0.2, weight decay 0.0005, pswa"."""
     words = []
     if "epochs" in params:
         words.append(f"{printable(str(params['epochs']))} epochs")
     words += [f"{name.replace('_', ' ')} {params[name]:.3g}" for name in ("lr", "weight_decay") if name in params]
-    return ", ".join(words)
+    methods = [getattr(params[key], "name", params[key]) for key in METHOD_FIELDS if key in params]
+    return ", ".join([*words, *(printable(str(name)) for name in methods if name != "none")])
 
 
 def _schedule(params: Mapping[str, Any], seed: int) -> Schedule:

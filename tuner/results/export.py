@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from studies.space import METHOD_FIELDS, TRAINING_FIELDS
 from trainers.checks import check_name
 from trainers.errors import InputError
 from tuner.results.confirmation import CONFIRMED_HEAD, confirmation_words, confirmed_accuracy
@@ -33,7 +34,6 @@ DEFAULT_PATHS: Final = {"html": "front.html", "png": "front.png", "svg": "front.
 SAVED: Final = "time_saved_vs_full_resolution"
 _OWN: Final = ("number", "rival", "observed_over_calibrated", "test_accuracy", "seed", "device", "commit")
 _SECONDS: Final = ("train", "data", "evaluation", "checkpoint")
-_TRAINING_FIELDS: Final = ("epochs", "lr", "weight_decay")
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 # Wide enough that a table in a file never wraps.
 _TEXT_WIDTH: Final = 200
@@ -114,7 +114,7 @@ def front_table(results: StudyFront) -> Table:
 
 def found_with(trial: CompletedTrial, results: StudyFront) -> dict[str, Any]:
     """Where a schedule was found and what it reached there, as plain values for the schedule's file."""
-    training: dict[str, Any] = {name: trial.params[name] for name in _TRAINING_FIELDS if name in trial.params}
+    training: dict[str, Any] = {name: trial.params[name] for name in (*TRAINING_FIELDS, *METHOD_FIELDS) if name in trial.params}
     reached = {name: measured(trial, name) for name in (TIME, ACCURACY)}
     return {"study": results.study, "trial": trial.number, "model": results.model, **training, **reached}
 
@@ -189,7 +189,7 @@ def _record(trial: CompletedTrial, results: StudyFront) -> dict[str, Any]:
 def _parameter_names(results: StudyFront) -> list[str]:
     """Every parameter of the study: the schedule's, the training's, then others by name."""
     names = {name for trial in results.completed for name in trial.params}.difference(_OWN)
-    known = [name for name in (*SCHEDULE_FIELDS, *_TRAINING_FIELDS) if name in names]
+    known = [name for name in (*SCHEDULE_FIELDS, *TRAINING_FIELDS, *METHOD_FIELDS) if name in names]
     return known + sorted(names.difference(known))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,9 +93,8 @@ def front_picture(results: StudyFront) -> FrontPicture:
 def schedules_picture(results: StudyFront, most: int | None = None) -> SchedulesPicture:
     """The front's schedules, each over PICTURED_STEPS steps of its training. most: where there are more, so many from end to end of it."""
     trials = results.front if most is None else _spread(results.front, most)
-    # Batch by batch, however many of them a step takes at once: the axis is the progress of the training.
-    single = [dataclasses.replace(schedule_of(trial), batch_growth="none") for trial in trials]
-    plans = [schedule.plan(PICTURED_STEPS, results.full_px) for schedule in single]
+    # Batch by batch: the axis is the progress of the training.
+    plans = [schedule_of(trial).batch_by_batch(PICTURED_STEPS, results.full_px) for trial in trials]
     shape = (len(plans), PICTURED_STEPS)
     return SchedulesPicture(
         title="Schedules on the front" + (f", {len(trials)} of {len(results.front)}" if len(trials) < len(results.front) else ""),
