@@ -57,6 +57,7 @@ RECORD = {
     "versions": {"torch": "2.15.0"},
     "commit": "abc123",
     "metrics": {"val_loss": 0.9},
+    "figures": [{"filter_sparsity.filters": 240.0}, {"filter_sparsity.filters": 236.0}],
     "note": "**half** of the steps",
 }
 ELSEWHERE = {"host": "elsewhere", "machine": "m", "boot_id": "b", "pid_namespace": "n", "pid": 1, "started": 1}

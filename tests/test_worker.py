@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import warnings
 import weakref
@@ -9,6 +10,7 @@ import weakref
 import pytest
 from filled import tiny_spec
 
+from trainers.methods.settings import FilterSparsity
 from trainers.places import RootPlace
 from tuner.launching.jobs import EpochDone, Job, TrialDone, TrialFailed
 
@@ -127,6 +129,15 @@ def test_a_network_that_fails_fails_its_trial_only(job):
 def test_a_result_lies_beside_its_checkpoints_before_it_is_reported(job, tmp_path):
     report = finished(started(job(3)))
     assert RootPlace(str(tmp_path / "root-3")).result() == (1, report.record)
+
+
+def test_what_methods_say_after_each_epoch_is_in_the_result(job):
+    made = job(4, "cifar_resnet8")
+    assert finished(started(made)).record["figures"] == []
+    config = dataclasses.replace(made.config, filter_sparsity=FilterSparsity(name="report"), checkpoint=made.config.checkpoint + "-sparse")
+    figures = finished(started(dataclasses.replace(made, config=config))).record["figures"]
+    # 16 in the stem, then two blocks' convolutions of 16, 32 and 64 filters.
+    assert [epoch["filter_sparsity.filters"] for epoch in figures] == [16 + 2 * (16 + 32 + 64)]
 
 
 def test_what_a_training_says_is_in_its_own_log_only(job, tmp_path):

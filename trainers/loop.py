@@ -93,6 +93,7 @@ class Training:
         self.optimizer = build_optimizer(self.model, config)
         self.methods = self._join_methods()
         self.curve: list[float] = []
+        self.figures: list[dict[str, float]] = []
         self.val_loss = float("nan")
         self._earlier_seconds: dict[str, float] = {}
         self._slowest_seconds: dict[str, float] = {}
@@ -146,10 +147,11 @@ class Training:
             self.ranks.share_buffers(self.model)
             accuracy, self.val_loss = evaluate(self.model, self.data.val, self.config.batch_size, self.ranks, self._watchdog)
         self.curve.append(accuracy)
+        self.figures.append(self.methods.figures())
         self._compare_ranks()
         with self._stopwatch.part("checkpoint"):
             self._save()
-        return EpochReport(self.epochs_done, train_loss, accuracy, self.val_loss, self.methods.figures())
+        return EpochReport(self.epochs_done, train_loss, accuracy, self.val_loss, self.figures[-1])
 
     def result(self) -> TrainResult:
         """What came of the training. Call it when `done`."""
@@ -158,6 +160,7 @@ class Training:
             val_accuracy=self.curve[-1],
             val_loss=self.val_loss,
             curve=tuple(self.curve),
+            figures=tuple(self.figures),
             counts=self.downsampler.plan.counts(),
             seconds=self.seconds(),
             peak_memory_mib=max(self._peak_memory_mib, peak_memory_mib(self.device)),
@@ -261,6 +264,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "methods": self.methods.state_dict(),
             "curve": self.curve,
+            "figures": self.figures,
             "val_loss": self.val_loss,
             "seconds": self.seconds(),
         }
@@ -279,6 +283,7 @@ class Training:
         self.downsampler.load_state_dict(content["downsampler"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.curve, self.val_loss, self._earlier_seconds = content["curve"], content["val_loss"], content["seconds"]
+        self.figures = content.get("figures") or [{} for _ in self.curve]
 
 
 def _work(step: Step) -> int:

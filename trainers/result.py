@@ -25,13 +25,14 @@ class TrainResult:
     """A finished training.
 
     val_accuracy, val_loss: after the last epoch (never the best one: that would select on noise). curve: validation accuracy after each
-    epoch. counts: steps by kind. seconds: train, data, compile, evaluation, checkpoint, summed over all sittings; like the peak memory
-    those of the slowest (largest) rank. model: on its device.
+    epoch. figures: of the methods that have joined, after each epoch. counts: steps by kind. seconds: train, data, compile, evaluation,
+    checkpoint, summed over all sittings; like the peak memory those of the slowest (largest) rank. model: on its device.
     """
 
     val_accuracy: float
     val_loss: float
     curve: tuple[float, ...]
+    figures: tuple[dict[str, float], ...]
     counts: dict[Step, int]
     seconds: dict[str, float]
     peak_memory_mib: float

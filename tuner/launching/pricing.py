@@ -56,6 +56,8 @@ class Pricing:
         observed = record["seconds"]["train"] / table.seconds(counts) if table is not None else None
         stored = {
             **{name: record[name] for name in ("curve", "counts", "seconds", "seed", "device", "versions", "test_accuracy")},
+            # A result that an earlier version left beside its checkpoints has none.
+            "figures": record.get("figures", []),
             "commit": self.commit,
             "metrics": measured,
             "observed_over_calibrated": observed,

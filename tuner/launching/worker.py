@@ -148,6 +148,7 @@ def _record(training: Training, job: Job) -> dict[str, Any]:
         "val_loss": result.val_loss,
         "test_accuracy": evaluate_test(job.config, result.model) if job.open_test else None,
         "curve": list(result.curve),
+        "figures": list(result.figures) if any(result.figures) else [],
         "counts": {step_name(step): count for step, count in result.counts.items()},
         "seconds": result.seconds,
         "peak_memory": result.peak_memory_mib,

@@ -54,7 +54,7 @@ class AccuracyModel:
     """Normal distributions of the accuracy that a point has on average over seeds, given trainings whose accuracy is noisy.
 
     log odds of the accuracy = trend(time) + deviation * f(row) + noise. Odds, because a point more is little in the middle and much near
-    the top, where the front is: on recorded trainings that took a quarter to a third off the error there (docs/LOG.md). The trend is
+    the top, where the front is: on recorded trainings that took two fifths off the error there (docs/LOG.md). The trend is
     linear in the logarithm of the relative time and never falls: what is known beforehand of any training. f is a Gaussian process (Matern
     5/2, a length scale each column); its noise is fitted, and repeats of one point with other seeds tell it apart.
     """

@@ -172,6 +172,7 @@ class TrialReader:
             values=dict(zip(self._spec.objectives, trial.values, strict=True)),
             seed=seed if isinstance(seed, int) else 0,
             curve=_curve(trial),
+            figures=_figures(record),
             counts=_mapping(record.get("counts")),
             seconds=_mapping(record.get("seconds")),
             observed_over_calibrated=record.get("observed_over_calibrated"),
@@ -200,6 +201,11 @@ def expected_accuracy(trial: FrozenTrial) -> float | None:
 def _curve(trial: FrozenTrial) -> list[float]:
     kept = trial.user_attrs.get(CURVE)
     return [value if isinstance(value, int | float) else math.nan for value in kept] if isinstance(kept, list | tuple) else []
+
+
+def _figures(record: Mapping[str, Any]) -> list[dict[str, float]]:
+    kept = record.get("figures")
+    return [_mapping(epoch) for epoch in kept] if isinstance(kept, list) else []
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -16,6 +16,7 @@ class CompletedTrial:
 
     params: every field of the search space. values: objective name -> finite value.
     curve: validation accuracy after each epoch, shares in [0, 1]. counts: kind of step (`trainers.cost.step_name`) -> steps.
+    figures: what methods that joined the training said after each epoch, by `<method>.<figure>`; empty without any.
     seconds: train, data, evaluation, checkpoint. observed_over_calibrated: training seconds over the calibrated price of the plan.
     alone: no other trial of its driver ran beside it.
     """
@@ -36,6 +37,7 @@ class CompletedTrial:
     versions: dict[str, str]
     commit: str
     metrics: dict[str, float] = field(default_factory=dict)
+    figures: list[dict[str, float]] = field(default_factory=list)
     alone: bool = False
 
 
