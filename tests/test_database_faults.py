@@ -6,6 +6,7 @@ import os
 import pickle
 import socket
 import threading
+import time
 
 import postgres
 import psycopg
@@ -94,8 +95,14 @@ def create(store):
 
 
 def stored(server, query):
-    """Asked past the proxy."""
-    return server.execute(sql.SQL(query), "study")
+    """Asked past the proxy. A COMMIT may be answered by what is left of a killed server, which is not up again then."""
+    deadline_s = time.monotonic() + 30
+    while True:
+        try:
+            return server.execute(sql.SQL(query), "study")
+        except psycopg.OperationalError:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
 
 
 def later(seconds, call):
