@@ -1,6 +1,6 @@
 """What a table of recorded trainings says about schedules: the front of each choice against shorter training, and which fields matter.
 
-    python -m benchmarks.learned [--table FILE]      # a section of docs/schedules.md, and pictures in results/learned
+    python -m benchmarks.learned [--table FILE]      # figures in results/learned, a picture in docs/images, a section of docs/schedules.md
 
 Everything is read off the table and its surrogate (tuner/replay/surrogate.py): accuracies are means over seeds, relative times exact. The
 best of many predicted points is a little better than it would turn out, on every line alike; the surrogate's error stands beside it.
@@ -38,6 +38,7 @@ from tuner.report.importance import Share, sensitivity
 
 TABLES: Final = Path(__file__).parent / "tables"
 RESULTS: Final = Path(__file__).parent / "results" / "learned"
+DOCS: Final = Path(__file__).parent.parent / "docs"
 _FULL: Final = {"frequency": 0.0}
 # How much accuracy a user may be ready to give away, in shares.
 DROPS: Final = (0.0, 0.005, 0.01, 0.02)
@@ -138,8 +139,19 @@ def _write(found: dict[str, Any], error: str) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     kept = {**found, "surrogate": error, **provenance(torch.device("cpu"))}
     (RESULTS / f"{found['table']}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    drawing(found).savefig(RESULTS / f"{found['table']}.png", dpi=110)
-    print(markdown(found, DROPS, LOOKS, error))
+    publish(found, error, DOCS)
+
+
+def publish(found: Mapping[str, Any], error: str, docs: Path) -> None:
+    """Draws images/schedules-<table>.png, writes what is between the table's marks in schedules.md; InputError without them."""
+    table = found["table"]
+    drawing(found).savefig(docs / "images" / f"schedules-{table}.png", dpi=110)
+    page = docs / "schedules.md"
+    before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- {table}: written by benchmarks/learned.py -->\n")
+    _, end, after = rest.partition(f"<!-- end of {table} -->\n")
+    if not end:
+        raise InputError(f"{page} has no place for table '{table}', it must hold the two marks that begin and end its section")
+    page.write_text(f"{before}{begin}{markdown(found, DROPS, LOOKS, error)}{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
