@@ -84,7 +84,9 @@ def _verdict(groups: Mapping[str, list[Line]], best: str, finals: Mapping[str, A
     ratio = budget_ratio(finals["ours"].mean, finals[best].mean[-1])
     low, high = ratio_interval(curves(groups["ours"]), curves(groups[best]))
     interval = f"95 % interval {_ratio(low)} to {_ratio(high)}"
-    return f"`budget_ratio` {_ratio(ratio)} ({interval}) against the best rival, {best}."
+    parts = [name for name in groups if methods()[name].kind == "ablation"]
+    without = "".join(f" {name}: {_ratio(budget_ratio(finals[name].mean, finals[best].mean[-1]))}." for name in parts)
+    return f"`budget_ratio` {_ratio(ratio)} ({interval}) against the best rival, {best}.{without}"
 
 
 def _mean(group: Sequence[Line], name: str) -> str:
