@@ -26,9 +26,8 @@ from typing import Any, Final
 # A script finds its own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.record_files import Line, PartialTable, read_lines
+from benchmarks.record_files import Line, PartialTable, duration, read_lines
 from benchmarks.record_plan import TABLES, Planned, TablePlan, planned_trainings
-from studies.rules import parse_duration
 from studies.space import TRAINING_FIELDS, possible_steps
 from trainers.environment import training_environment
 from trainers.errors import DownsampleTunerError, InputError, NonFiniteLossError
@@ -190,7 +189,7 @@ class _Progress:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=TABLES)
-    parser.add_argument("--for", dest="limit_s", type=_duration, default=math.inf, help="a time such as 90m, after which none is begun")
+    parser.add_argument("--for", dest="limit_s", type=duration, default=math.inf, help="a time such as 90m, after which none is begun")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--root", default="data", help="folder of the images, with cifar10/train/<class>/ in it")
@@ -198,13 +197,6 @@ def _arguments() -> argparse.Namespace:
     step.add_argument("--calibrate", action="store_true", help="only measures the prices")
     step.add_argument("--pack", action="store_true", help="only writes the table")
     return parser.parse_args()
-
-
-def _duration(text: str) -> int:
-    try:
-        return parse_duration(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import os
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
+from studies.rules import parse_duration
 from trainers.errors import InputError
 
 Line = dict[str, Any]
@@ -96,3 +98,11 @@ def _parsed(text: bytes) -> Line | None:
     except ValueError:
         return None
     return line if isinstance(line, dict) and text.endswith(b"\n") else None
+
+
+def duration(text: str) -> int:
+    """Seconds of a time such as 90m, for argparse."""
+    try:
+        return parse_duration(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

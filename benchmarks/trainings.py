@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from benchmarks.record_files import Line, PartialTable, read_lines
-from studies.rules import parse_duration
+from benchmarks.record_files import Line, PartialTable, duration, read_lines
 from studies.spec import StudySpec
 from trainers.config import TrainConfig
 from trainers.cost import CostTable, step_name
@@ -229,7 +228,7 @@ def suite_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--schedule", type=Path, help="file of a schedule that a search found, trained beside the others")
-    parser.add_argument("--for", dest="limit_s", type=_duration, default=math.inf, help="a time such as 90m, after which none is begun")
+    parser.add_argument("--for", dest="limit_s", type=duration, default=math.inf, help="a time such as 90m, after which none is begun")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--root", default="data", help="folder of the images, with cifar10/train/<class>/ and cifar10/test/<class>/ in it")
@@ -258,10 +257,3 @@ def _number(name: str, seed: int) -> int:
 def _recipe_dict(recipe: Recipe) -> dict[str, Any]:
     training = {key: value if isinstance(value, int | float) else dataclasses.asdict(value) for key, value in recipe.training.items()}
     return {"epochs": recipe.epochs, "schedule": recipe.schedule.canonical().to_dict(), "training": training}
-
-
-def _duration(text: str) -> int:
-    try:
-        return parse_duration(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
