@@ -77,7 +77,8 @@ def test_resumed_it_ends_bit_same(key, name, tmp_path):
     resumed, whole = train(broken), undisturbed(key, name)
     assert bits(resumed) == bits(whole)
     assert (resumed.curve, resumed.val_loss, resumed.figures) == (whole.curve, whole.val_loss, whole.figures)
-    assert [bool(epoch) for epoch in whole.figures] == [key != "weight_sampling"] * 2
+    assert all(whole.figures)
+    assert len(whole.figures) == 2
 
 
 @pytest.mark.parametrize(("key", "name"), [(key, name) for key, name in NAMES if key != "weight_sampling"])
