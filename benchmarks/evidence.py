@@ -21,10 +21,15 @@ def provenance(device: torch.device) -> dict[str, Any]:
     return {
         "device": device_name(device),
         "versions": versions(device),
-        "command": " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *map(_portable, sys.argv[1:])]),
         "commit": code_commit(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+
+
+def _portable(argument: str) -> str:
+    """Of an absolute path the last part only: where someone's files lie belongs into no committed figure."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def write_result(name: str, content: dict[str, Any]) -> Path:
