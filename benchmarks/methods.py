@@ -15,7 +15,6 @@ is as noisy as the machine.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Final, get_args
 # A script finds its own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.environment import ensure_environment
 from benchmarks.trainings import RESULTS, Recipe, Suite, Where, config_of, found_recipe, kinds_of, run_suite, shorter_recipes, suite_parser
 from benchmarks.trainings_report import rows_of, write_report
 from studies import StudySpec, load_study
@@ -89,9 +89,7 @@ def report(suite: Suite, costs: CostTable) -> str:
 
 def quick(arguments: argparse.Namespace) -> None:
     """Prints a line a method: validation accuracy after the last epoch, and time over the full training's."""
-    environment = {**os.environ, **training_environment(arguments.threads)}
-    if environment != dict(os.environ):
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.methods", *sys.argv[1:]], environment)
+    ensure_environment("benchmarks.methods", training_environment(arguments.threads))
     from trainers.calibration import calibrate  # torch takes seconds to load, and must not before the environment is right
 
     suite = quick_suite(arguments)

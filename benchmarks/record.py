@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any, Final
 # A script finds its own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.environment import ensure_environment
 from benchmarks.record_files import Line, PartialTable, duration, read_lines
 from benchmarks.record_plan import TABLES, Planned, TablePlan, planned_trainings
 from studies.space import TRAINING_FIELDS, possible_steps
@@ -40,9 +40,7 @@ FOLDER: Final = Path(__file__).parent / "tables"
 def main() -> None:
     """Trains, calibrates or packs, in a process that has a training's environment."""
     arguments = _arguments()
-    environment = {**os.environ, **training_environment(arguments.threads)}
-    if environment != dict(os.environ):
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.record", *sys.argv[1:]], environment)
+    ensure_environment("benchmarks.record", training_environment(arguments.threads))
     plan = TABLES[arguments.table]
     try:
         if arguments.calibrate:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from typing import Final
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import search_quick, search_report
+from benchmarks.environment import ensure_environment
 from benchmarks.search_front import noise_free_front
 from benchmarks.search_methods import Method, methods
 from benchmarks.search_peers import NotInstalled, environment
@@ -50,9 +50,7 @@ RESULTS: Final = Path(__file__).parent / "results" / "search"
 def main() -> None:
     """Simulates, reports, or compares in short, on one thread a process."""
     arguments = _arguments()
-    environment = {**os.environ, **training_environment(1)}
-    if environment != dict(os.environ):
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.search", *sys.argv[1:]], environment)
+    ensure_environment("benchmarks.search", training_environment(1))
     try:
         if arguments.report:
             search_report.report(RESULTS, TABLES)

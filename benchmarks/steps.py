@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 # A script finds its own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.environment import ensure_environment
 from benchmarks.step_table import class_table, heading, step_table, summary_line, tables
 from trainers.environment import training_environment
 from trainers.errors import InputError
@@ -59,7 +59,7 @@ def main() -> None:
     if arguments.table:
         print(tables(sorted(RESULTS.glob("steps-*.json"))))
         return
-    _enter_training_environment(arguments.threads)
+    ensure_environment("benchmarks.steps", training_environment(arguments.threads) | QUIET_PROFILER)
     try:
         for network in _networks(arguments):
             _measure(network, arguments)
@@ -86,13 +86,6 @@ def _networks(arguments: argparse.Namespace) -> Sequence[Network]:
     given = {name: value for name, value in named.items() if value is not None}
     defaults = NETWORKS[arguments.device]
     return (defaults[0]._replace(**given),) if given else defaults
-
-
-def _enter_training_environment(threads: int) -> None:
-    """Starts this command again where its process is not as a trial's is: torch and the C library read the environment only once."""
-    environment = training_environment(threads) | QUIET_PROFILER
-    if any(os.environ.get(name) != value for name, value in environment.items()):
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.steps", *sys.argv[1:]], {**os.environ, **environment})
 
 
 def _measure(network: Network, arguments: argparse.Namespace) -> None:

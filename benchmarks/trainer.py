@@ -12,18 +12,16 @@ results/trainer-<device>.json holds every epoch's seconds; the last line is the 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
+from benchmarks.environment import ensure_environment
 from trainers.environment import training_environment
 
 
 def main() -> None:
     """Measures in a process that has a training's environment."""
     arguments = _arguments()
-    environment = {**os.environ, **training_environment(arguments.threads)}
-    if environment != dict(os.environ):
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.trainer", *sys.argv[1:]], environment)
+    ensure_environment("benchmarks.trainer", training_environment(arguments.threads))
 
     # Not at the top: torch takes seconds to load, and would be loaded before the environment is right.
     from benchmarks.evidence import provenance, write_result

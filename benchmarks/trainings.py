@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from benchmarks.environment import ensure_environment
 from benchmarks.record_files import Line, PartialTable, duration, read_lines
 from studies.spec import StudySpec
 from trainers.config import TrainConfig
@@ -200,9 +200,7 @@ def run_suite(
     suite_of: the suite by the prices, None where there are none yet. report: writes its files and returns what is to be printed.
     priced_first: whether what is trained depends on the prices.
     """
-    environment = {**os.environ, **training_environment(arguments.threads)}
-    if environment != dict(os.environ):
-        os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], environment)
+    ensure_environment(module, training_environment(arguments.threads))
     where = Where(arguments.device, arguments.threads, arguments.root, arguments.limit_s)
     try:
         if arguments.calibrate:

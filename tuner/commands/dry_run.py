@@ -134,8 +134,9 @@ def _space_lines(spec: StudySpec) -> Iterator[str]:
     ranges = f", times {continua} continuous range{'s' if continua > 1 else ''}" if continua else ""
     yield f"{len(searched)} fields are searched: {points:,} combinations{ranges}"
     presets = sum(mark == "preset" for _, mark in spec.start_points())
-    first = f"first {len(spec.start_points()) - presets} full-resolution trainings{f' and {presets} presets' if presets else ''}"
-    yield f"{first}, then at least {describe_share(RIVAL_FRAC)} of the others"
+    first = f"first {len(spec.start_points()) - presets} full-resolution trainings"
+    named = f" and {presets} preset{'s' if presets > 1 else ''}" if presets else ""
+    yield f"{first}{named}, then at least {describe_share(RIVAL_FRAC)} of the others"
 
 
 def _cost_lines(costs: Costs) -> Iterator[str]:
