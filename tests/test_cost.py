@@ -225,3 +225,11 @@ def test_the_line_names_pooled_layers_and_growing_batches():
     line = pricing(spec).line(3, dataclasses.replace(CONFIG, schedule=schedule), {"relative_time": 0.5}, stored)
     words = "every 2nd step at 0.5 side, pooled kernels in the largest maps, batches grow"
     assert line == f"trial 3 finished: relative_time 50.0 %; 10 epochs, {words}"
+
+
+def test_what_methods_said_is_stored_and_an_older_record_has_nothing_of_it():
+    spec = tiny_spec()
+    told = record(spec, spec.baseline_params(), 0, 0.9)
+    figures = [{"filter_sparsity.inactive": 0.25}]
+    assert pricing(spec).values(told, alone=True)[1]["figures"] == []
+    assert pricing(spec).values(told | {"figures": figures}, alone=True)[1]["figures"] == figures
