@@ -22,7 +22,6 @@ __all__ = [
     "Range",
     "SearchSpace",
     "canonical_params",
-    "check_no_presets",
     "parse_space",
     "possible_steps",
 ]
@@ -132,13 +131,6 @@ def parse_space(search: object, training: Mapping[str, Value], full_px: int) -> 
         domains["epochs"] = _default_epochs(training["epochs"])
     _check_rivals(domains, training)
     return SearchSpace(domains, full_px)
-
-
-def check_no_presets(what: str, value: object, space: SearchSpace) -> None:
-    """For what prices a schedule by the fields that presets replace."""
-    if not isinstance(space["preset"], Fixed):
-        listed = shown(space["preset"].to_json())
-        raise InputError(f"{what} is {value!r}, it must be another one, such as 'tpe', where search.preset is {listed}")
 
 
 def canonical_params(space: SearchSpace, params: Mapping[str, Value]) -> dict[str, Value]:

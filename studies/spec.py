@@ -37,7 +37,7 @@ from studies.rules import (
     url_has_password,
 )
 from studies.sentences import MAPPING_RULE, first_sentence, ruled, sentence_error, shown, unknown_key
-from studies.space import FIELDS, METHOD_FIELDS, SearchSpace, canonical_params, check_no_presets, parse_space
+from studies.space import FIELDS, METHOD_FIELDS, SearchSpace, canonical_params, parse_space
 from studies.stopper import StopperChoice, named_stopper
 from studies.training import METHOD_SECTIONS, Training
 from trainers.checks import check_integer, check_name
@@ -194,7 +194,6 @@ class StudySpec(BaseModel):
         try:
             if self.sampler == "known_cost":
                 check_both_known("sampler", self.sampler, self.objectives, instead="tpe")
-                check_no_presets("sampler", self.sampler, self.search)
             if self.stopper.name != "none":
                 check_both_known("stopper", self.stopper.name, self.objectives, instead="none")
             if self.budget.patience is not None:

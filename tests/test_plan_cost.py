@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from typing import get_args
 
 import pytest
 from filled import COSTS, STEPS_PER_EPOCH, pricing, tiny_spec
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.cost import CostTable, StepCost
+from trainers.presets import DRAWN, PresetName
 from trainers.schedule import Schedule, Step
 from tuner.samplers.plan_cost import PlanCost, plan_counts
 
@@ -26,6 +28,8 @@ schedules = st.fixed_dictionaries(
         "window_length": fractions,
         "growth": st.sampled_from(["constant", "linear"]),
         "batch_growth": st.sampled_from(["none", "constant_work"]),
+        # Those that draw no step.
+        "preset": st.sampled_from(["none", *sorted({*get_args(PresetName)} - {"none"} - DRAWN)]),
         "side_multiple": st.integers(1, 9),
     }
 )
@@ -34,7 +38,9 @@ schedules = st.fixed_dictionaries(
 @settings(max_examples=400, deadline=None)
 @given(schedules, st.integers(1, 7), st.integers(1, 40), st.integers(1, 70))
 def test_counts_are_those_of_the_plan(fields, epochs, steps_per_epoch, full_px):
-    plan = Schedule(**fields).plan(epochs * steps_per_epoch, full_px, steps_per_epoch)
+    # A preset at frequency 0 is a full-resolution trial of a study.
+    written = fields if fields["frequency"] > 0 else fields | {"preset": "none"}
+    plan = Schedule(**written).plan(epochs * steps_per_epoch, full_px, steps_per_epoch)
     assert plan_counts(fields | {"epochs": epochs}, full_px, steps_per_epoch) == plan.counts()
 
 
@@ -74,3 +80,24 @@ def test_a_stochastic_point_costs_what_it_costs_on_average(batch_growth):
     plans = [spec.search.schedule(params, seed).plan(400, 32, 100) for seed in range(200)]
     mean = statistics.fmean(table.relative_time(plan.counts(), 400) for plan in plans)
     assert PlanCost(spec.search, costs, 100, 400)(params) == pytest.approx(mean, rel=0.01)
+
+
+def test_a_preset_that_draws_costs_what_it_costs_on_average():
+    fields = Schedule(preset="mixed_sizes", frequency=1.0).to_dict() | {"epochs": 5}
+    plans = [Schedule(preset="mixed_sizes", seed=seed).plan(1000, 224, 200).counts() for seed in range(100, 200)]
+    counts = plan_counts(fields, 224, 200)
+    for step in plans[0]:
+        # Of what an epoch has left over there are a few only.
+        mean = statistics.fmean(plan.get(step, 0) for plan in plans)
+        assert counts[step] == pytest.approx(mean, rel=0.1 if step.batches > 1 else 0.5)
+
+
+@pytest.mark.parametrize("preset", ["progressive", "four_stage", "multigrid"])
+def test_presets_of_long_epochs_are_priced_without_walking_each_step(preset):
+    fields = Schedule(preset=preset, frequency=1.0).to_dict() | {"epochs": 3}
+    exact = Schedule(preset=preset).plan(15_000, 32, 5000).counts()
+    counts = plan_counts(fields, 32, 5000)
+    assert sum(counts[step] * step.batches for step in counts) == pytest.approx(15_000)
+    for step in exact:
+        assert counts.get(step, 0) == pytest.approx(exact[step], abs=3 * 4 * 5000 / 250)
+    assert sum(plan_counts(fields, 32, 10**9).values()) > 10**9

@@ -261,10 +261,6 @@ def test_points_with_a_preset_are_written_in_one_way():
     [
         ({"search": {"frequency": 0, "preset": "progressive"}}, "search.preset is 'progressive', it must be none where"),
         ({"search": {"frequency": [0, 1], "preset": ["none", "progresive"]}}, "the nearest valid name is 'progressive'"),
-        (
-            {"search": {"frequency": [0, 1], "preset": "two_stage"}, "sampler": "known_cost"},
-            "sampler is 'known_cost', it must be another one",
-        ),
     ],
 )
 def test_a_study_is_refused_in_one_sentence(changed, words):
@@ -272,10 +268,6 @@ def test_a_study_is_refused_in_one_sentence(changed, words):
         StudySpec.from_json_dict(study() | changed)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_known_cost_is_fine_where_no_preset_is_searched():
-    assert StudySpec.from_json_dict(study(preset="none") | {"sampler": "known_cost"}).search["preset"].members == ("none",)
 
 
 def test_a_spec_from_before_there_were_presets_means_the_same():

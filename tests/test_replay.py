@@ -506,6 +506,19 @@ def test_features_by_hand(hand):
     assert full[12:17] == pytest.approx([1.0, 1.0, 4.0, 4.0, 1.0])
 
 
+def test_presets_and_methods_that_are_searched_are_features():
+    space = HEADER["space"] | {"preset": ["none", "two_stage", "multigrid"], "weight_sampling": ["none", "pswa"]}
+    plain = {"preset": "none", "weight_sampling": "none"}
+    table = parse_table([HEADER | {"space": space}, *(one | {"params": one["params"] | plain} for one in LINES)])
+    named = [{}, {"preset": "multigrid", "weight_sampling": "pswa"}, {"preset": "two_stage"}]
+    rows = [epoch_features(table, MIXED | plain | names) for names in named]
+    assert [row.shape for row in rows] == [(4, 25 + 3)] * 3
+    assert [row[:, 25:].tolist() for row in rows] == [[[0, 0, 0]] * 4, [[0, 1, 1]] * 4, [[1, 0, 0]] * 4]
+    # Seven of eight steps at 28 px, whose price lies between those of 16 and 32 px by pixels: 25 + 75 (784 - 256) / (1024 - 256).
+    assert rows[2][-1, 12] == pytest.approx((7 * 0.765625 + 1) / 8)
+    assert table.plan_cost(MIXED | plain | named[2]) == pytest.approx((7 * 0.765625 + 1) / 8)
+
+
 def test_the_surrogate_predicts_what_it_has_not_seen(made_up, surrogate):
     points = fresh_points(made_up.table, 60)
     truth = np.array([true_curve(made_up.table, params)[-1] for params in points])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from statistics import median
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from studies.domains import Domain, Fixed, Range
 from studies.space import SearchSpace, canonical_params, possible_steps
 from studies.spec import StudySpec
 from trainers.cost import CostTable
-from trainers.schedule import Schedule, Step
+from trainers.schedule import Step
 from tuner.launching.timing import kept_timing
 from tuner.results.describe import describe_duration, describe_share, describe_training, printable
 from tuner.samplers.plan_cost import PlanCost
@@ -28,8 +27,6 @@ from tuner.storage.store import StudyStore
 _POINTS: Final = 1024
 # Of an epoch whose images nobody has counted yet: shares of steps are right to a thousandth.
 _ASSUMED_STEPS: Final = 1000
-# Of an epoch whose steps are counted one by one, at most.
-_STEPS_OF_A_PRESET: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,28 +70,11 @@ def expected_costs(spec: StudySpec, timing: tuple[CostTable, int] | None) -> Cos
         prices = {step: cost.relative for step, cost in table.costs.items()}
         baseline_s = table.full_ms / 1000 * per_epoch * spec.training.epochs
         source = f"timed on {table.conditions['device']}"
-    cost = _cost(spec, prices, per_epoch)
+    cost = PlanCost(spec.search, prices, per_epoch, spec.training.epochs * per_epoch)
     times = sorted(cost(point) for point in _points(spec.search))
     full = [cost(canonical_params(spec.search, point | {"frequency": 0.0})) for point in _points(spec.search)]
     mean = (1 - RIVAL_FRAC) * sum(times) / len(times) + RIVAL_FRAC * sum(full) / len(full)
     return Costs(times[0], median(times), times[-1], mean, baseline_s, source)
-
-
-def _cost(spec: StudySpec, prices: Mapping[Step, float], per_epoch: int) -> Callable[[Mapping[str, Any]], float]:
-    """The relative time of a point, that of presets to within a step of their kinds an epoch."""
-    written = PlanCost(spec.search, prices, per_epoch, spec.training.epochs * per_epoch)
-    steps = min(per_epoch, _STEPS_OF_A_PRESET)
-
-    @cache
-    def of_preset(schedule: Schedule, epochs: int) -> float:
-        counts = schedule.plan(epochs * steps, spec.dataset.full_px, steps).counts()
-        return sum(count * prices[step] for step, count in counts.items()) / (spec.training.epochs * steps)
-
-    def cost(point: Mapping[str, Any]) -> float:
-        schedule = spec.search.schedule(point)
-        return written(point) if schedule.preset == "none" else of_preset(schedule, spec.search.complete(point)["epochs"])
-
-    return cost if "preset" in spec.search.searched else written
 
 
 def _points(space: SearchSpace) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studies.domains import Value
+from studies.space import METHOD_FIELDS, SearchSpace
 from trainers.schedule import Step
 from tuner.replay.table import Table
 
@@ -30,7 +31,8 @@ def epoch_features(table: Table, params: Mapping[str, Value]) -> NDArray[np.floa
 
     Each row: the schedule's fields, epochs, logarithms of learning rate and weight decay; of the whole training its relative time, share
     of full batches, epochs' worth of full batches and of pixels, and its share after the last reduced step; then how far the training is,
-    and its full batches, pixels and time so far and in this epoch. A stochastic schedule is described by the deterministic one of its
+    and its full batches, pixels and time so far and in this epoch; then, for each preset and method that is searched, whether it is that
+    one. A stochastic schedule is described by the deterministic one of its
     frequency, which has the expected number of each kind of step: what is predicted is a mean over seeds.
     """
     complete = table.spec.search.complete(params)
@@ -42,7 +44,18 @@ def epoch_features(table: Table, params: Mapping[str, Value]) -> NDArray[np.floa
     fixed = [*_fields(complete), whole[2], whole[0] / count, whole[0], whole[1], _full_at_the_end(plan, table.spec.dataset.full_px)]
     done = np.arange(1, count + 1, dtype=np.float64)
     moving = np.column_stack([done / count, done, so_far, np.array(epochs, dtype=np.float64)])
-    return np.column_stack([np.tile(np.array(fixed, dtype=np.float64), (count, 1)), moving])
+    names = _names(table.spec.search, complete)
+    return np.column_stack([_each_epoch(fixed, count), moving, _each_epoch(names, count)])
+
+
+def _each_epoch(values: Sequence[float], count: int) -> NDArray[np.float64]:
+    return np.tile(np.array(values, dtype=np.float64), (count, 1))
+
+
+def _names(space: SearchSpace, complete: Mapping[str, Value]) -> list[float]:
+    fields = ("preset", *METHOD_FIELDS)
+    searched = [(field, name) for field in fields if field in space.searched for name in space[field].members or ()]
+    return [float(complete[field] == name) for field, name in searched if name != "none"]
 
 
 def _fields(complete: Mapping[str, Value]) -> list[float]:

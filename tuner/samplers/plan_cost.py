@@ -7,11 +7,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from studies.domains import exact
 from studies.space import Fixed, SearchSpace
-from trainers.schedule import Step, constant_work_batches, round_side, step_kernel
+from trainers.presets import DRAWN, WRITTEN_OUT, PresetName
+from trainers.schedule import Schedule, Step, constant_work_batches, round_side, step_kernel
+
+# Of an epoch whose steps are walked one by one, at most; a longer one has as many shares of each kind, to within a step of these.
+_MOST_WALKED: Final = 250
+# Plans of a preset that draws its steps, whose mean is its price.
+_DRAWS: Final = 16
 
 
 class _Block(NamedTuple):
@@ -27,7 +33,8 @@ class PlanCost:
     """Prices points of a space: relative_time, the cost of their plan over that of `baseline_steps` full steps.
 
     Exact for the deterministic policy. For the stochastic one it is the price of the deterministic plan of the same frequency: the
-    expectation over seeds, to within one step of each kind. (Where batches grow, left-over batches make it a few steps.)
+    expectation over seeds, to within one step of each kind. (Where batches grow, left-over batches make it a few steps.) Presets are exact
+    too, but for one that draws its steps, whose price is the mean of _DRAWS plans, and for epochs of more than _MOST_WALKED steps.
     costs: of each kind of step, over a full step. steps_per_epoch: batches of an epoch.
     """
 
@@ -46,12 +53,31 @@ class PlanCost:
         return {field: domain.value for field, domain in self.space.items() if isinstance(domain, Fixed)}
 
 
-def plan_counts(fields: Mapping[str, Any], full_px: int, steps_per_epoch: int) -> dict[Step, int]:
-    """What `Schedule.plan(...).counts()` gives for the deterministic policy, whatever the policy is.
+def plan_counts(fields: Mapping[str, Any], full_px: int, steps_per_epoch: int) -> Mapping[Step, float]:
+    """What `Schedule.plan(...).counts()` gives for the deterministic policy, whatever the policy is. Of a preset: see PlanCost.
 
     fields: of the schedule and the training, as members of their domains. Time grows with the sides of a plan, and where batches grow with
     its epochs, but not with its steps.
     """
+    preset = fields["preset"] if fields["frequency"] > 0 else "none"
+    if preset in WRITTEN_OUT:
+        fields = {**fields, **Schedule(side_multiple=fields["side_multiple"]).to_dict(), **WRITTEN_OUT[preset]}
+    elif preset != "none":
+        return _preset_counts(preset, fields["epochs"], steps_per_epoch, full_px, fields["side_multiple"])
+    return _written_counts(fields, full_px, steps_per_epoch)
+
+
+@lru_cache(maxsize=4096)
+def _preset_counts(name: PresetName, epochs: int, steps_per_epoch: int, full_px: int, multiple: int) -> Mapping[Step, float]:
+    walked = min(steps_per_epoch, _MOST_WALKED)
+    seeds = range(_DRAWS if name in DRAWN else 1)
+    total: Counter[Step] = Counter()
+    for seed in seeds:
+        total.update(Schedule(preset=name, side_multiple=multiple, seed=seed).plan(epochs * walked, full_px, walked).counts())
+    return {step: count / len(seeds) * steps_per_epoch / walked for step, count in total.items()}
+
+
+def _written_counts(fields: Mapping[str, Any], full_px: int, steps_per_epoch: int) -> dict[Step, int]:
     batches = fields["epochs"] * steps_per_epoch
     first, end = _window(fields["window_start"], fields["window_length"], batches)
     frequency, of = _exact(fields["frequency"]).as_integer_ratio()
