@@ -35,6 +35,7 @@ from tuner.replay.answers import Replay
 from tuner.replay.cache import cached_surrogate
 from tuner.replay.table import read_table
 from tuner.report.importance import Share, sensitivity
+from tuner.samplers.candidates import Candidates
 
 TABLES: Final = Path(__file__).parent / "tables"
 RESULTS: Final = Path(__file__).parent / "results" / "learned"
@@ -44,6 +45,8 @@ _FULL: Final = {"frequency": 0.0}
 DROPS: Final = (0.0, 0.005, 0.01, 0.02)
 # Shares of a training after which its curve is compared with its end.
 LOOKS: Final = (0.25, 0.5, 0.75)
+# Points of the space whose shorter trainings are compared with the one as long as the baseline's, before equal ones are left out.
+_SHORTENED: Final = 512
 # A shorter training has too few epochs to be looked at in between.
 _LONG_EPOCHS: Final = 8
 
@@ -90,6 +93,7 @@ def learned(replay: Replay, rounds: int = ROUNDS) -> dict[str, Any]:
             "accuracy, trained as the baseline": _sensitivity(replay, accuracy_of, as_baseline),
         },
         "early": early_ranks(replay),
+        "short": short_ranks(replay),
     }
 
 
@@ -112,6 +116,22 @@ def early_ranks(replay: Replay) -> list[float]:
         return []
     weights = [len(group) for group in groups]
     return [float(np.average([_rank_correlation(group, look) for group in groups], weights=weights)) for look in LOOKS]
+
+
+def short_ranks(replay: Replay) -> list[tuple[int, float]]:
+    """What a whole but shorter training says about one as long as the baseline's: epochs, and the rank correlation (Spearman) of mean
+    accuracies with those of the long ones, over points that fill the space of everything else, for each length near a share of LOOKS."""
+    spec = replay.table.spec
+    epochs = spec.search["epochs"]
+    drawn = Candidates(spec.search, {"epochs": spec.training.epochs}).filling(_SHORTENED, np.random.default_rng(0))
+    points = {tuple(point.values()): point for point in (canonical_params(spec.search, point) for point in drawn)}.values()
+
+    def accuracies(length: Value) -> list[float]:
+        return [replay.answer(point | {"epochs": length}, 0).mean_accuracy for point in points]
+
+    long = accuracies(spec.training.epochs)
+    lengths = sorted({int(epochs.nearest(look * spec.training.epochs)) for look in LOOKS} - {spec.training.epochs})
+    return [(length, float(spearmanr(accuracies(length), long).statistic)) for length in lengths]
 
 
 def _rank_correlation(curves: NDArray[np.float64], look: float) -> float:

@@ -33,6 +33,7 @@ def markdown(found: Mapping[str, Any], drops: Sequence[float], looks: Sequence[f
         *_importance_lines(found["importance"]),
         "",
         *_early_lines(found["early"], looks),
+        *_short_lines(found["short"]),
         f"![fronts by choice, and which fields matter](images/schedules-{found['table']}.png)",
         "",
     ]
@@ -101,6 +102,14 @@ def _early_lines(ranks: Sequence[float], looks: Sequence[float]) -> list[str]:
         return []
     said = ", ".join(f"{rank:.2f} after {100 * look:.0f} %" for look, rank in zip(looks, ranks, strict=True))
     return [f"Rank correlation of the accuracy in the middle of a recorded training with that at its end, at the same length: {said}.", ""]
+
+
+def _short_lines(ranks: Sequence[tuple[int, float]]) -> list[str]:
+    if not ranks:
+        return []
+    said = ", ".join(f"{rank:.2f} of {epochs} epochs" for epochs, rank in ranks)
+    long = "one as long as the baseline's"
+    return [f"Rank correlation of the accuracy after a whole but shorter training with that after {long}, by the surrogate: {said}.", ""]
 
 
 def _importance_lines(importance: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from replayed import HEADER, made_up_table
 
-from benchmarks.learned import DROPS, LOOKS, early_ranks, learned, publish, time_of
+from benchmarks.learned import DROPS, LOOKS, early_ranks, learned, publish, short_ranks, time_of
 from benchmarks.learned_report import drawing, markdown
 from benchmarks.search_front import noise_free_front
 from benchmarks.search_score import Choice
@@ -48,6 +48,24 @@ def test_how_early_a_curve_tells_its_rank():
         [0.9, 0.1],
     ]
     assert early_ranks(recorded(curves)) == pytest.approx([-1.0, 0.5, 1.0])
+
+
+def test_what_a_shorter_training_says_of_a_long_one():
+    space = HEADER["space"] | {"kernel": "full", "epochs": [2, 4]}
+    # By frequency 0, 0.5 and 1: the two best of the short ones are the other way round among the long ones, 1 - 6 * 2 / (3 * 8) = 0.5.
+    accuracies = {2: (0.7, 0.8, 0.5), 4: (0.9, 0.8, 0.6)}
+    lines = [
+        {
+            "params": {"frequency": frequency, "epochs": epochs},
+            "seed": 0,
+            "curve": [accuracy] * epochs,
+            "counts": {"32/full/1": 2 * epochs},
+        }
+        for epochs, row in accuracies.items()
+        for frequency, accuracy in zip((0.0, 0.5, 1.0), row, strict=True)
+    ]
+    table = parse_table([HEADER | {"space": space}, *lines])
+    assert short_ranks(Replay(table, None)) == [(2, pytest.approx(0.5))]
 
 
 @pytest.fixture(scope="module")
