@@ -159,7 +159,7 @@ def _defaults(section: str) -> dict[str, str]:
 
 
 def _default(field: Any) -> str:
-    return "must be given" if field.is_required() else _written(field.get_default(call_default_factory=True))
+    return "must be given" if field.is_required() else _written(field.get_default(call_default_factory=True, validated_data={}))
 
 
 def _written(value: object) -> str:

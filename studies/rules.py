@@ -21,6 +21,8 @@ OBJECTIVES: Final[dict[str, Direction]] = {
     "val_loss": "minimize",
     "peak_memory": "minimize",
 }
+# The default: what a training takes, known before it, against what it reaches.
+BOTH_KNOWN: Final = ("relative_time", "val_accuracy")
 # Our own choice, far above any machine.
 _MOST_GPUS: Final = 10_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -89,7 +91,7 @@ def check_patience(what: str, value: object) -> None:
 
 def check_both_known(what: str, value: object, objectives: Sequence[str], instead: str = "") -> None:
     """For what takes relative_time and val_accuracy, in any order, and no other objectives. instead: what else there is for others."""
-    if sorted(objectives) != ["relative_time", "val_accuracy"]:
+    if sorted(objectives) != sorted(BOTH_KNOWN):
         asked = ", ".join(objectives)
         other = f", for which {instead!r} is there" if instead else ""
         raise InputError(f"{what} is {shown(value)}, it needs the objectives relative_time and val_accuracy, not {asked}{other}")

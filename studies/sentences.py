@@ -70,7 +70,9 @@ def sentence_error(error: InputError) -> PydanticCustomError:
 
 def first_sentence(error: ValidationError, sections: Sections) -> str:
     """One sentence for all that is wrong: unknown keys first, because a mistyped key is what makes another one missing."""
-    details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] not in ("extra_forbidden", "invalid_key"))
+    # A default that follows from another key is no mistake where that key, or any before it, is one.
+    mistakes = [detail for detail in error.errors(include_url=False) if detail["type"] != "default_factory_not_called"]
+    details = sorted(mistakes, key=lambda detail: detail["type"] not in ("extra_forbidden", "invalid_key"))
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return one_line(_sentence(details[0], sections) + more)
 

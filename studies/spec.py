@@ -22,6 +22,7 @@ from pydantic import (
 
 from studies.domains import Fixed, Value
 from studies.rules import (
+    BOTH_KNOWN,
     OBJECTIVES,
     Direction,
     check_both_known,
@@ -115,6 +116,11 @@ def _parse_search(value: object, info: ValidationInfo) -> SearchSpace:
         raise sentence_error(error) from None
 
 
+def _default_sampler(data: Mapping[str, Any]) -> Sampler:
+    """What found the front first on recorded trainings (docs/search.md), and for other objectives, which it doesn't take, the runner-up."""
+    return "known_cost" if sorted(data.get("objectives", BOTH_KNOWN)) == sorted(BOTH_KNOWN) else "tpe"
+
+
 class Budget(BaseModel):
     """How much a study may spend. trials: finished ones, rivals included. timeout: of one launch.
 
@@ -172,8 +178,8 @@ class StudySpec(BaseModel):
     model: Annotated[str, ruled(check_model)]
     training: Training = Field(default_factory=Training)
     search: Annotated[SearchSpace, PlainValidator(_parse_search), PlainSerializer(SearchSpace.to_json_dict)]
-    objectives: Annotated[tuple[str, ...], ruled(check_objectives)] = ("relative_time", "val_accuracy")
-    sampler: Annotated[Sampler, ruled(partial(check_name, names=get_args(Sampler)))] = "tpe"
+    objectives: Annotated[tuple[str, ...], ruled(check_objectives)] = BOTH_KNOWN
+    sampler: Annotated[Sampler, ruled(partial(check_name, names=get_args(Sampler)))] = Field(default_factory=_default_sampler)
     stopper: Annotated[StopperChoice, BeforeValidator(named_stopper)] = Field(default_factory=StopperChoice)
     budget: Budget = Field(default_factory=Budget)
     resources: Resources = Field(default_factory=Resources)

@@ -183,12 +183,22 @@ def test_overrides_change_existing_add_missing_and_replace_whole_keys():
 # The spec
 
 
+@pytest.mark.parametrize(
+    ("objectives", "sampler"),
+    [(["val_accuracy", "relative_time"], "known_cost"), (["relative_time", "val_loss"], "tpe"), (["val_accuracy"], "tpe")],
+)
+def test_the_default_sampler_takes_the_objectives(objectives, sampler):
+    spec = StudySpec.from_json_dict(MINIMAL | {"objectives": objectives})
+    assert spec.sampler == sampler
+    assert StudySpec.from_json_dict(spec.to_json_dict()) == spec
+
+
 def test_defaults_are_those_of_the_training_and_the_schedule():
     spec = StudySpec.from_json_dict(MINIMAL)
     plain = TrainConfig(model="cifar_resnet8", data=DataConfig(name="digits"))
     assert all(getattr(plain, field) == value for field, value in spec.training)
     assert spec.objectives == ("relative_time", "val_accuracy")
-    assert (spec.sampler, spec.budget.trials, spec.budget.timeout_s, spec.seed, spec.storage) == ("tpe", 50, None, 0, None)
+    assert (spec.sampler, spec.budget.trials, spec.budget.timeout_s, spec.seed, spec.storage) == ("known_cost", 50, None, 0, None)
     assert (spec.resources.cpus, spec.resources.gpus) == (1, 0)
     baseline = spec.train_config(spec.baseline_params(), 3, device="cpu", threads=2, checkpoint="c.pt")
     expected = dataclasses.replace(plain, schedule=Schedule(seed=3), seed=3, device="cpu", threads=2, checkpoint="c.pt")
