@@ -230,6 +230,9 @@ def test_the_line_names_pooled_layers_and_growing_batches():
 def test_what_methods_said_is_stored_and_an_older_record_has_nothing_of_it():
     spec = tiny_spec()
     told = record(spec, spec.baseline_params(), 0, 0.9)
-    figures = [{"filter_sparsity.inactive": 0.25}]
     assert pricing(spec).values(told, alone=True)[1]["figures"] == []
-    assert pricing(spec).values(told | {"figures": figures}, alone=True)[1]["figures"] == figures
+    assert pricing(spec).values(told | {"figures": []}, alone=True)[1]["figures"] == []
+    # Single layers after the last epoch only.
+    figures = [{"filter_sparsity.inactive": share, "filter_sparsity.inactive.stem": share} for share in (0.25, 0.5)]
+    stored = pricing(spec).values(told | {"figures": figures}, alone=True)[1]["figures"]
+    assert stored == [{"filter_sparsity.inactive": 0.25}, figures[1]]

@@ -56,8 +56,7 @@ class Pricing:
         observed = record["seconds"]["train"] / table.seconds(counts) if table is not None else None
         stored = {
             **{name: record[name] for name in ("curve", "counts", "seconds", "seed", "device", "versions", "test_accuracy")},
-            # A result that an earlier version left beside its checkpoints has none.
-            "figures": record.get("figures", []),
+            "figures": _of_whole_networks(record),
             "commit": self.commit,
             "metrics": measured,
             "observed_over_calibrated": observed,
@@ -120,3 +119,14 @@ def wall_time_warning(stored: Mapping[str, Any]) -> str | None:
 
 def _wall_seconds(seconds: Mapping[str, float]) -> float:
     return seconds["train"] + seconds["data"]
+
+
+def _of_whole_networks(record: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Epoch by epoch, what methods said of the whole network, and of single layers too after the last one.
+
+    A layer and epoch of a deep network are thousands of numbers, which every reading of the study would load: they stay in the result
+    beside the checkpoints. A result that an earlier version left there has none.
+    """
+    *before, last = record.get("figures") or [{}]
+    whole = [{name: value for name, value in epoch.items() if name.count(".") == 1} for epoch in before]
+    return [*whole, last] if last else []

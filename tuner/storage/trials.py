@@ -16,7 +16,8 @@ class CompletedTrial:
 
     params: every field of the search space. values: objective name -> finite value.
     curve: validation accuracy after each epoch, shares in [0, 1]. counts: kind of step (`trainers.cost.step_name`) -> steps.
-    figures: what methods that joined the training said after each epoch, by `<method>.<figure>`; empty without any.
+    figures: what methods that joined the training said after each epoch, by `<method>.<figure>`, and of single layers too after the last
+    one; empty without any.
     seconds: train, data, evaluation, checkpoint. observed_over_calibrated: training seconds over the calibrated price of the plan.
     alone: no other trial of its driver ran beside it.
     """
