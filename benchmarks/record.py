@@ -15,7 +15,6 @@ beside whatever else the machine did, which is no price.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -26,6 +25,7 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.environment import ensure_environment
+from benchmarks.prices import measure_prices, read_prices
 from benchmarks.record_files import Line, PartialTable, duration, read_lines
 from benchmarks.record_plan import TABLES, Planned, TablePlan, planned_trainings
 from studies.space import TRAINING_FIELDS, possible_steps
@@ -92,17 +92,10 @@ def trained(plan: TablePlan, planned: Planned, arguments: argparse.Namespace) ->
 
 
 def calibrate_table(plan: TablePlan, folder: Path, arguments: argparse.Namespace) -> None:
-    """Prices every kind of step that a point of the space can take, and writes <table>.cost.json; NoisyTimingError on a busy machine."""
-    from benchmarks.evidence import provenance
-    from trainers.calibration import calibrate
-    from trainers.device import resolve_device
-
+    """Prices every kind of step that a point of the space can take; NoisyTimingError on a busy machine."""
     spec = plan.spec
     config = spec.train_config(spec.baseline_params(), 0, device=arguments.device, threads=arguments.threads, root=arguments.root)
-    table = calibrate(config, possible_steps(spec.search, spec.dataset.full_px))
-    content = {**table.to_dict(), "provenance": provenance(resolve_device(arguments.device))}
-    _cost_path(plan, folder).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(f"a full step takes {table.full_ms:.1f} ms; prices of {len(table.costs)} kinds are in {_cost_path(plan, folder)}")
+    measure_prices(config, possible_steps(spec.search, spec.dataset.full_px), _cost_path(plan, folder))
 
 
 def pack(plan: TablePlan, folder: Path) -> Path:
@@ -123,13 +116,9 @@ def pack(plan: TablePlan, folder: Path) -> Path:
 
 def table_header(plan: TablePlan, folder: Path) -> dict[str, Any]:
     """First line of a table. cost: milliseconds of each kind of step. baseline: the full training, and its parameters."""
-    path = _cost_path(plan, folder)
-    if not path.exists():
+    costs = read_prices(path := _cost_path(plan, folder))
+    if costs is None:
         raise InputError(f"prices {path} are missing, they must be measured first: python -m benchmarks.record {plan.name} --calibrate")
-    from trainers.cost import CostTable
-
-    content = json.loads(path.read_text(encoding="utf-8"))
-    costs = CostTable.from_dict({name: value for name, value in content.items() if name != "provenance"})
     training = plan.spec.training
     return {
         "table": plan.name,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import json
 import math
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from benchmarks.environment import ensure_environment
+from benchmarks.prices import measure_prices, read_prices
 from benchmarks.record_files import Line, PartialTable, duration, read_lines
 from studies.spec import StudySpec
 from trainers.config import TrainConfig
@@ -159,16 +159,8 @@ def recorded_lines(suite: Suite) -> list[Line]:
 
 
 def calibrate_suite(suite: Suite, where: Where) -> None:
-    """Prices every kind of step of the suite and writes <name>.cost.json; NoisyTimingError on a busy machine."""
-    from benchmarks.evidence import provenance
-    from trainers.calibration import calibrate
-    from trainers.device import resolve_device
-
-    table = calibrate(config_of(suite, suite.recipes[suite.full], 0, where), kinds_of(suite))
-    content = {**table.to_dict(), "provenance": provenance(resolve_device(where.device))}
-    suite.folder.mkdir(parents=True, exist_ok=True)
-    suite.cost_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(f"a full step takes {table.full_ms:.1f} ms; prices of {len(table.costs)} kinds are in {suite.cost_path}")
+    """Prices every kind of step of the suite; NoisyTimingError on a busy machine."""
+    measure_prices(config_of(suite, suite.recipes[suite.full], 0, where), kinds_of(suite), suite.cost_path)
 
 
 def kinds_of(suite: Suite) -> frozenset[Step]:
@@ -177,14 +169,6 @@ def kinds_of(suite: Suite) -> frozenset[Step]:
     plans = [recipe.schedule.plan(recipe.epochs * an_epoch, full_px, an_epoch) for recipe in suite.recipes.values()]
     # Single batches are what an epoch has left over.
     return frozenset(kind for plan in plans for step in plan.counts() for kind in (step, step._replace(batches=1)))
-
-
-def read_costs(path: Path) -> CostTable | None:
-    """The prices that `calibrate_suite` wrote; None where it hasn't."""
-    if not path.exists():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return CostTable.from_dict({name: value for name, value in content.items() if name != "provenance"})
 
 
 def run_suite(
@@ -207,7 +191,7 @@ def run_suite(
             calibrate_suite(suite_of(None), where)
             return
         path = suite_of(None).cost_path
-        costs = read_costs(path)
+        costs = read_prices(path)
         if costs is None and (arguments.report or priced_first):
             raise InputError(f"prices {path} are missing, they must be measured first: give --calibrate")
         if arguments.report and costs is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import claim, methods, trainings
+from benchmarks.prices import read_prices
 from benchmarks.trainings import (
     Recipe,
     Suite,
@@ -16,7 +17,6 @@ from benchmarks.trainings import (
     calibrate_suite,
     config_of,
     kinds_of,
-    read_costs,
     recorded_lines,
     shorter_recipes,
     train_suite,
@@ -171,11 +171,11 @@ def test_a_calibration_is_kept_and_read(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("trainers.calibration.calibrate", lambda config, kinds: asked.append((config, kinds)) or prices())
     suite = claim.claim_suite(TINY, tmp_path / "new", None, OPTIONS)
-    assert read_costs(suite.cost_path) is None
+    assert read_prices(suite.cost_path) is None
     calibrate_suite(suite, CPU)
     ((config, kinds),) = asked
     assert (config.schedule, config.batch_size, kinds) == (Schedule(), 20, kinds_of(suite))
-    assert read_costs(suite.cost_path) == prices()
+    assert read_prices(suite.cost_path) == prices()
 
 
 # -- the report
