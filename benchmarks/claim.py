@@ -2,7 +2,7 @@
 
     python -m benchmarks.claim claim-resnet20 --calibrate     # first: prices the steps, on a machine that does nothing else
     python -m benchmarks.claim claim-resnet20                 # trains what is missing; again to go on, also beside itself
-    python -m benchmarks.claim claim-resnet20 --report        # table, picture and verdict of what has been trained
+    python -m benchmarks.claim claim-resnet20 --report        # writes its section of docs/claim.md
 
 The claim is that of Poulos, Nouri and Moshovos 2019 (arXiv 1910.06548, abstract). Every training is one line of
 results/claim/<study>.jsonl, written when it has ended, with the accuracy of the test split, which nothing here is chosen by. How often
@@ -23,7 +23,7 @@ from typing import Final
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.trainings import RESULTS, Recipe, Suite, found_recipe, run_suite, shorter_recipes, suite_parser
-from benchmarks.trainings_report import Estimate, Row, points, rows_of, write_report
+from benchmarks.trainings_report import Estimate, Row, points, publish, rows_of
 from studies import StudySpec, load_study
 from trainers.cost import CostTable
 from trainers.errors import InputError
@@ -95,9 +95,9 @@ def saving_frequency(costs: CostTable, full_px: int, kernel: Kernel, window: flo
 
 
 def report(suite: Suite, costs: CostTable) -> str:
-    """Writes table and picture, and returns the table with the verdicts."""
-    rows = rows_of(suite, costs)
-    return write_report(suite, costs, [verdict(row) for row in rows if row.name in (INTERLEAVED, THEN_FULL)], rows)
+    """Writes the study's section of docs/claim.md, and returns it: table, verdicts, picture."""
+    verdicts = [verdict(row) for row in rows_of(suite, costs) if row.name in (INTERLEAVED, THEN_FULL)]
+    return publish("claim", suite, costs, verdicts)
 
 
 def verdict(row: Row) -> str:

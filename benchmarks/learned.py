@@ -25,6 +25,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.evidence import provenance
 from benchmarks.learned_report import drawing, markdown
+from benchmarks.pages import DOCS, publish_section
 from benchmarks.search_front import ROUNDS, noise_free_front
 from benchmarks.search_score import Choice
 from studies.domains import Choice as Listed
@@ -39,7 +40,6 @@ from tuner.samplers.candidates import Candidates
 
 TABLES: Final = Path(__file__).parent / "tables"
 RESULTS: Final = Path(__file__).parent / "results" / "learned"
-DOCS: Final = Path(__file__).parent.parent / "docs"
 _FULL: Final = {"frequency": 0.0}
 # How much accuracy a user may be ready to give away, in shares.
 DROPS: Final = (0.0, 0.005, 0.01, 0.02)
@@ -159,19 +159,7 @@ def _write(found: dict[str, Any], error: str) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     kept = {**found, "surrogate": error, **provenance(torch.device("cpu"))}
     (RESULTS / f"{found['table']}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    publish(found, error, DOCS)
-
-
-def publish(found: Mapping[str, Any], error: str, docs: Path) -> None:
-    """Draws images/schedules-<table>.png, writes what is between the table's marks in schedules.md; InputError without them."""
-    table = found["table"]
-    drawing(found).savefig(docs / "images" / f"schedules-{table}.png", dpi=110)
-    page = docs / "schedules.md"
-    before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- {table}: written by benchmarks/learned.py -->\n")
-    _, end, after = rest.partition(f"<!-- end of {table} -->\n")
-    if not end:
-        raise InputError(f"{page} has no place for table '{table}', it must hold the two marks that begin and end its section")
-    page.write_text(f"{before}{begin}{markdown(found, DROPS, LOOKS, error)}{end}{after}", encoding="utf-8")
+    publish_section(DOCS, "schedules", found["table"], markdown(found, DROPS, LOOKS, error), drawing(found))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benchmarks.methods --quick         # within five minutes, on digits, one seed: a line a method
     python -m benchmarks.methods --calibrate     # prices the steps, on a machine that does nothing else
     python -m benchmarks.methods                 # the study cifar10, five seeds: trains what is missing; again to go on, also beside itself
-    python -m benchmarks.methods --report        # table and picture of what has been trained
+    python -m benchmarks.methods --report        # writes the section of docs/methods.md
 
 Every training is one line of results/methods/cifar10.jsonl, written when it has ended, with the accuracy of the test split, which nothing
 here is chosen by. What a search found is trained too with --schedule FILE. Averaged weights are tried on the full training and on two
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.environment import ensure_environment
 from benchmarks.trainings import RESULTS, Recipe, Suite, Where, config_of, found_recipe, kinds_of, run_suite, shorter_recipes, suite_parser
-from benchmarks.trainings_report import rows_of, write_report
+from benchmarks.trainings_report import publish
 from studies import StudySpec, load_study
 from trainers.cost import CostTable
 from trainers.environment import training_environment
@@ -83,8 +83,8 @@ def preset_recipes(epochs: int) -> dict[str, Recipe]:
 
 
 def report(suite: Suite, costs: CostTable) -> str:
-    """Writes table and picture, and returns the table."""
-    return write_report(suite, costs, (), rows_of(suite, costs))
+    """Writes the study's section of docs/methods.md, and returns it."""
+    return publish("methods", suite, costs, ())
 
 
 def quick(arguments: argparse.Namespace) -> None:

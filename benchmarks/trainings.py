@@ -216,7 +216,7 @@ def suite_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--root", default="data", help="folder of the images, with cifar10/train/<class>/ and cifar10/test/<class>/ in it")
     step = parser.add_mutually_exclusive_group()
     step.add_argument("--calibrate", action="store_true", help="only measures the prices, on a machine that does nothing else")
-    step.add_argument("--report", action="store_true", help="only writes the table and the picture of what has been trained")
+    step.add_argument("--report", action="store_true", help="only writes what has been trained into docs")
     return parser
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.pages import DOCS, picture_name, publish_section
 from benchmarks.trainings import Suite, paired, recorded_lines
 from trainers.cost import CostTable, parse_step
 from trainers.schedule import Schedule
@@ -77,8 +78,8 @@ def bootstrapped(values: Sequence[float]) -> Estimate:
     return Estimate(float(array.mean()), float(low), float(high))
 
 
-def markdown(suite: Suite, costs: CostTable, rows: Sequence[Row], words: Sequence[str]) -> str:
-    """The report: what was trained, a table, and what it says. words: paragraphs below the table."""
+def markdown(suite: Suite, costs: CostTable, rows: Sequence[Row], words: Sequence[str], picture: str) -> str:
+    """A section: what was trained, a table, and what it says. words: paragraphs below the table. picture: its file in images/."""
     spec, conditions = suite.spec, costs.conditions
     images = spec.dataset.train_images or "all"
     head = (
@@ -92,8 +93,8 @@ def markdown(suite: Suite, costs: CostTable, rows: Sequence[Row], words: Sequenc
         "|---|---|---|---|---|---|---|",
         *(_table_row(row) for row in rows),
     ]
-    picture = f"![test accuracy over training time]({suite.name}.png)"
-    return "\n".join([f"# {suite.name}", "", head, "", *table, "", *(line for word in words for line in (word, "")), picture, ""])
+    shown = f"![test accuracy over training time](images/{picture})"
+    return "\n".join([f"## {suite.name}", "", head, "", *table, "", *(line for word in words for line in (word, "")), shown, ""])
 
 
 def drawing(suite: Suite, rows: Sequence[Row]) -> Figure:
@@ -113,11 +114,11 @@ def drawing(suite: Suite, rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def write_report(suite: Suite, costs: CostTable, words: Sequence[str], rows: Sequence[Row]) -> str:
-    """Writes <name>.md and <name>.png; returns the Markdown."""
-    text = markdown(suite, costs, rows, words)
-    (suite.folder / f"{suite.name}.md").write_text(text, encoding="utf-8")
-    drawing(suite, rows).savefig(suite.folder / f"{suite.name}.png", dpi=120)
+def publish(page: str, suite: Suite, costs: CostTable, words: Sequence[str]) -> str:
+    """Writes the suite's section of docs/<page>.md with its picture; returns the section. RunError without the full training."""
+    rows = rows_of(suite, costs)
+    text = markdown(suite, costs, rows, words, picture_name(page, suite.name))
+    publish_section(DOCS, page, suite.name, text, drawing(suite, rows))
     return text
 
 

@@ -21,7 +21,7 @@ from benchmarks.trainings import (
     shorter_recipes,
     train_suite,
 )
-from benchmarks.trainings_report import Estimate, Row, bootstrapped, rows_of, write_report
+from benchmarks.trainings_report import Estimate, Row, bootstrapped, rows_of
 from studies import load_study
 from trainers.cost import CostTable, StepCost
 from trainers.errors import InputError, RunError
@@ -256,14 +256,22 @@ def test_the_verdict_follows_from_the_intervals(against_full, against_shorter, w
     assert ("trained for as long" in said) == (against_shorter is not None)
 
 
-def test_a_report_is_a_table_with_a_verdict_and_a_picture(tmp_path):
+def test_a_report_is_a_section_with_a_verdict_and_a_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.trainings_report.DOCS", tmp_path)
+    (tmp_path / "images").mkdir()
+    begin, end = "<!-- told: written by a benchmark -->\n", "<!-- end of told -->\n"
+    for page in ("claim", "methods"):
+        (tmp_path / f"{page}.md").write_text(f"# Page\n{begin}{end}")
     suite = told(tmp_path, ACCURACIES)
     text = claim.report(suite, prices())
-    assert text == (tmp_path / "told.md").read_text()
+    assert (tmp_path / "claim.md").read_text() == f"# Page\n{begin}{text}{end}"
     assert (
         "| interleaved, pooled kernels | 77.0 [69.3, 84.7] | 81.00 [79.00, 83.00] | -1.00 [-1.00, -1.00] | +8.20 [+8.20, +8.20] | 3 | 10 |"
         in text
     )
     assert "the claim does not hold. It is more accurate than full resolution trained for as long" in text
-    assert (tmp_path / "told.png").read_bytes().startswith(b"\x89PNG")
-    assert "the claim" not in write_report(suite, prices(), (), rows_of(suite, prices()))
+    assert (tmp_path / "images" / "claim-told.png").read_bytes().startswith(b"\x89PNG")
+    assert "(images/claim-told.png)" in text
+    plain = methods.report(suite, prices())
+    assert plain == text[: text.index(claim.INTERLEAVED + ":")] + "![test accuracy over training time](images/methods-told.png)\n"
+    assert (tmp_path / "methods.md").read_text() == f"# Page\n{begin}{plain}{end}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from matplotlib.figure import Figure
 from replayed import HEADER, made_up_table
 
-from benchmarks.learned import DROPS, LOOKS, early_ranks, learned, publish, short_ranks, time_of
+from benchmarks.learned import DROPS, LOOKS, early_ranks, learned, short_ranks, time_of
 from benchmarks.learned_report import drawing, markdown
+from benchmarks.pages import publish_section
 from benchmarks.search_front import noise_free_front
 from benchmarks.search_score import Choice
 from trainers.errors import InputError
@@ -83,7 +85,7 @@ def test_a_front_with_a_field_fixed_has_no_other_points(replay, monkeypatch):
     assert noise_free_front(replay, rounds=1, fixed={"frequency": 0.0}) != pooled
 
 
-def test_a_section_and_a_picture(replay, monkeypatch, tmp_path):
+def test_what_is_found_is_told_and_drawn(replay, monkeypatch):
     monkeypatch.setattr("benchmarks.search_front._FILLING", 64)
     monkeypatch.setattr("tuner.report.importance._SAMPLES", 32)
     found = learned(replay, rounds=0)
@@ -96,17 +98,19 @@ def test_a_section_and_a_picture(replay, monkeypatch, tmp_path):
     assert "| kernel: pooled |" in text
     assert text.count("\n| ") == 1 + 9 + 1 + 11
     assert [axes.get_title(loc="left") for axes in drawing(found).axes][:4] == ["policy", "kernel", "batch_norm", "growth"]
+
+
+def test_a_section_is_written_between_its_marks(tmp_path):
     (tmp_path / "images").mkdir()
-    name = found["table"]
-    page = tmp_path / "schedules.md"
+    page, picture = tmp_path / "page.md", Figure()
     page.write_text("before\n")
-    with pytest.raises(InputError, match=f"has no place for table '{name}'"):
-        publish(found, "none", tmp_path)
-    begin, end = f"<!-- {name}: written by benchmarks/learned.py -->\n", f"<!-- end of {name} -->\n"
+    with pytest.raises(InputError, match=r"page\.md has no place for 'made-up', it must hold the two marks"):
+        publish_section(tmp_path, "page", "made-up", "text\n", picture)
+    begin, end = "<!-- made-up: written by a benchmark -->\n", "<!-- end of made-up -->\n"
     page.write_text(f"before\n{begin}an older one\n{end}after\n")
-    publish(found, "none", tmp_path)
-    assert page.read_text() == f"before\n{begin}{text}{end}after\n"
-    assert (tmp_path / "images" / f"schedules-{name}.png").stat().st_size > 10_000
+    publish_section(tmp_path, "page", "made-up", "text\n", picture)
+    assert page.read_text() == f"before\n{begin}text\n{end}after\n"
+    assert (tmp_path / "images" / "page-made-up.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_table_without_long_trainings_says_nothing_of_early_ranks():
