@@ -13,6 +13,9 @@ import torch
 import yaml
 
 import trainers.methods
+from benchmarks import joining
+from benchmarks.methods import JOINED
+from benchmarks.trainings import Where
 from studies import load_study
 from trainers import Schedule, TrainConfig, TrainResult, train
 from trainers.config import DataConfig
@@ -112,3 +115,38 @@ def test_its_card_has_every_heading(key):
     assert re.findall(r"^## (.*)$", card, re.MULTILINE) == HEADINGS
     assert all(f"`{field.name}`" in card for field in dataclasses.fields(SETTINGS[key])), "a setting that the card does not explain"
     assert all(f"`{name}`" in card for name in get_args(get_type_hints(SETTINGS[key])["name"]) if name != "none")
+
+
+# -- what a method takes beside the steps
+
+
+def test_the_overhead_is_that_of_the_same_round():
+    # Plain rounds of 10 and 20 s, one of them on a slower machine: a tenth more in steps, a twentieth in evaluation.
+    spans = [
+        {
+            "plain": {"train": 10.0, "evaluation": 1.0},
+            "pswa": {"train": 11.0, "evaluation": 1.5},
+        },
+        {
+            "plain": {"train": 20.0, "evaluation": 2.0},
+            "pswa": {"train": 22.0, "evaluation": 3.0},
+        },
+    ]
+    found = joining.overhead(spans, "pswa")
+    assert found == {name: pytest.approx(value) for name, value in {
+        "time": 0.15, "time_quartiles": [0.15, 0.15], "in_steps": 0.1, "in_evaluation": 0.05}.items()}  # fmt: skip
+
+
+def test_kept_tensors_are_counted_wherever_they_are():
+    state = {"samples": {"kept": [[torch.zeros(3), torch.zeros(2)]], "count": 1}, "buffers": None}
+    assert joining.tensor_bytes(state) == 5 * 4
+
+
+def test_every_method_that_joins_is_measured():
+    spec = load_study("digits", ["dataset.train_images=640", "dataset.val_images=100"])
+    found = joining.measured(spec, Where("cpu", 1), rounds=1)
+    assert set(found) == set(JOINED)
+    # One average and running statistics; two samples, of ten steps each.
+    assert 1 < found["pswa"]["kept"] < 1.1
+    assert 2 < found["pwalks"]["kept"] < 2.1
+    assert found["filter_sparsity"]["in_evaluation"] > 0
