@@ -6,10 +6,10 @@
     python -m benchmarks.record digits --pack          # writes tables/digits.jsonl.gz
 
 Tables: digits, cifar10 (5,000 images, ResNet-8), digits-vgg (a plain network with AdamW), cifar10-resnet18 (all images, for a GPU). Every
-training is one line of tables/partial/<table>.jsonl, written when it has ended, and its seed is its place in the table's list: a
-space-filling sequence over the study's space, a fifth at full resolution (record_plan.py). Accuracy is that of the class-balanced
-validation split, epoch by epoch. Counts of steps and their price stay apart (tables/<table>.cost.json), so that a table can be priced anew; train_s is
-what a training took beside whatever else the machine did, which is no price.
+training is one line of tables/partial/<table>.jsonl, written when it has ended, and its seed is its place in the table's list: a space-
+filling sequence over the study's space, a fifth at full resolution (record_plan.py). Accuracy is that of the class-balanced validation
+split, epoch by epoch. Counts of steps and their price stay apart (tables/<table>.cost.json), so that a table can be priced anew; train_s
+is what a training took beside whatever else the machine did, which is no price.
 """
 
 from __future__ import annotations
