@@ -37,6 +37,14 @@ demo: install
 	.venv/bin/tuner export digits --storage sqlite:///out/demo/tuner.db --format csv --out out/demo/front.csv
 	.venv/bin/tuner export digits --storage sqlite:///out/demo/tuner.db --format json --out out/demo/front.json
 	.venv/bin/tuner export digits --storage sqlite:///out/demo/tuner.db --format schedules --out out/demo/schedules
+	@echo
+	@echo "Open out/demo/front.html in a browser: the front, with each schedule as a strip. To ask more of this study, here:"
+	@echo
+	@echo "    source .venv/bin/activate"
+	@echo "    export TUNER_STORAGE=sqlite:///out/demo/tuner.db"
+	@echo "    tuner best digits --max-drop 0.005"
+	@echo
+	@echo "docs/tutorial.md goes on from there; README.md, 'A study', has all commands."
 
 # Two processes, a file at a time: launches wait a lot, for Ray and for workers that import torch.
 test: .venv/integrations

@@ -36,8 +36,8 @@ from torchvision.transforms import v2
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.evidence import RESULTS, provenance, write_result
+from trainers.cores import available_cores
 from trainers.data import LoaderSplit, steps_per_epoch
-from trainers.device import available_cores
 from trainers.environment import training_environment
 from trainers.folders import Preprocessing, find_images
 from trainers.schedule import Step

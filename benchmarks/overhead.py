@@ -25,7 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.evidence import provenance, write_result
-from trainers.device import available_cores
+from trainers.cores import available_cores
 from tuner.storage.records import RECORD
 
 STUDY: Final = "digits"

@@ -30,8 +30,8 @@ from benchmarks.evidence import provenance, write_result
 from trainers import Schedule, TrainConfig, train
 from trainers.calibration import calibrate
 from trainers.config import DataConfig
+from trainers.cores import available_cores
 from trainers.cost import CostTable, step_name
-from trainers.device import available_cores
 from trainers.environment import training_environment
 from trainers.errors import NoisyTimingError
 from trainers.schedule import Step

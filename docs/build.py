@@ -32,6 +32,8 @@ _CARDS: Final = ("trainers/downsampling.md", "trainers/presets.md", *(f"trainers
 _OTHER_PAGES: Final = (*_CARDS, "CHANGELOG.md")
 _LINK: Final = re.compile(r"\]\((?P<target>[^)#:\s]+)(?P<anchor>#[^)\s]*)?\)")
 _WRITTEN: Final = "<!-- written by docs/build.py -->"
+# What mkdocstrings replaces with docstrings: hidden from who reads the page in the repository.
+_DIRECTIVE: Final = re.compile(r"^<!-- (:::.*?)\n-->$", re.MULTILINE | re.DOTALL)
 _LANGUAGES: Final = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".sql": "sql"}
 _MODELS: Final[dict[str, Any]] = {
     "training": Training, "stopper": StopperChoice, "budget": Budget, "resources": Resources, "checkpoints": Checkpoints
@@ -76,6 +78,8 @@ def gather(pages: Path) -> None:
     for page, written in (("study-file", study_keys()), ("command-line", commands())):
         path = pages / "reference" / f"{page}.md"
         _write(path, path.read_text(encoding="utf-8").replace(_WRITTEN, written))
+    python = pages / "reference" / "python.md"
+    _write(python, _DIRECTIVE.sub(r"\1", python.read_text(encoding="utf-8")))
 
 
 def _relinked(source: Path, page: Path) -> tuple[str, set[Path]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +34,7 @@ def builtin_purpose(name: str) -> str:
 def load_study(reference: str, overrides: Sequence[str] = ()) -> StudySpec:
     """The study of a YAML file or of a built-in file's name, after overrides such as `training.lr=0.1`.
 
-    Everything that is wrong is an InputError in one sentence that names the file.
+    Everything that is wrong is an InputError in one sentence that names the file, or the override that is to blame.
     """
     path = _find(reference)
     if path is None:
@@ -41,12 +42,11 @@ def load_study(reference: str, overrides: Sequence[str] = ()) -> StudySpec:
         known = f"built-in studies are {', '.join(names)}{nearest_name(Path(reference).stem, names)}"
         raise InputError(one_line(f"study file '{reference}' is {_what_is_there(reference)}, {known}"))
     raw = _read(path)
+    changed = _overridden(raw, overrides)
     try:
-        for override in overrides:
-            _override(raw, override)
-        return StudySpec.from_json_dict(raw)
+        return StudySpec.from_json_dict(changed)
     except InputError as error:
-        raise InputError(one_line(f"study file '{path}': {error}")) from None
+        raise InputError(one_line(f"{_culprit(path, raw, overrides)}: {error}")) from None
 
 
 def names_file(reference: str) -> bool:
@@ -92,11 +92,38 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
+def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    changed = copy.deepcopy(raw)
+    for override in overrides:
+        try:
+            _override(changed, override)
+        except InputError as error:
+            raise InputError(one_line(f"--set {shown(override)}: {error}")) from None
+    return changed
+
+
+def _culprit(path: Path, raw: dict[str, Any], overrides: Sequence[str]) -> str:
+    """Where a mistake is: in the file, if it has one without the overrides, else in those without which there would be none."""
+    if not overrides or not _is_study(raw):
+        return f"study file '{path}'"
+    others = [[*overrides[:index], *overrides[index + 1 :]] for index in range(len(overrides))]
+    needed = [override for override, rest in zip(overrides, others, strict=True) if _is_study(_overridden(raw, rest))]
+    return " ".join(f"--set {shown(override)}" for override in needed or overrides)
+
+
+def _is_study(content: dict[str, Any]) -> bool:
+    try:
+        StudySpec.from_json_dict(content)
+    except InputError:
+        return False
+    return True
+
+
 def _override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *parents, last = key.strip().split(".")
     if not equals or not all([*parents, last]):
-        raise InputError(f"override {shown(override)} is malformed, it must be key=value such as training.lr=0.1")
+        raise InputError("it must be key=value such as training.lr=0.1")
     if (parents or [last])[0] not in SECTIONS[""]:
         raise InputError(unknown_key("", (parents or [last])[0], SECTIONS))
     inner = raw
@@ -106,8 +133,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
         inner = inner[name]
         if not isinstance(inner, dict):
             parent = ".".join(parents[:depth])
-            raise InputError(f"override of {key} is impossible, because {parent} is {shown(inner)}, no mapping of keys to values")
+            raise InputError(f"{parent} is {shown(inner)}, no mapping of keys to values")
     try:
         inner[last] = parse_yaml(text)
     except InputError as error:
-        raise InputError(f"override of {key} is {error}, in {shown(text)}") from None
+        raise InputError(f"its value is {error}") from None

@@ -73,7 +73,8 @@ def first_sentence(error: ValidationError, sections: Sections) -> str:
     # A default that follows from another key is no mistake where that key, or any before it, is one.
     mistakes = [detail for detail in error.errors(include_url=False) if detail["type"] != "default_factory_not_called"]
     details = sorted(mistakes, key=lambda detail: detail["type"] not in ("extra_forbidden", "invalid_key"))
-    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    others = len(details) - 1
+    more = f" (and {others} more error{'s' if others > 1 else ''})" if others else ""
     return one_line(_sentence(details[0], sections) + more)
 
 

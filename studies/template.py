@@ -14,22 +14,29 @@ from studies.rules import check_folder, check_model, check_study_name
 from studies.spec import SECTIONS, StudySpec
 from trainers.bounded_yaml import parse_yaml
 from trainers.checks import check_name
-from trainers.config import DATASET_SIDE_PX
+from trainers.config import DATASET_SIDE_PX, DataConfig
 from trainers.errors import InputError
+from trainers.image_sizes import FolderImages
 
 # The explained file, whose comments are the one source of what a key means.
 _EXPLAINED: Final = "digits"
 DATASETS: Final = (*DATASET_SIDE_PX, "folder")
-# Of an image folder, whose own sides nobody has looked at: what most networks for photographs are trained at.
+# Of an image folder, unless its images are smaller: what most networks for photographs are trained at.
 FOLDER_SIDE_PX: Final = 224
+# Our own choices: an epoch of fewer steps is a bad unit for schedules and learning-rate curves, and batch norm needs a few images.
+_ENOUGH_STEPS: Final = 20
+_SMALLEST_BATCH: Final = 8
+# Side 224 has sides in steps of 32: seven of them. Smaller ones get as many where they can.
+_SIDE_STEPS: Final = 7
 
 _KEY = re.compile(r"(?P<indent> *)(?P<key>[a-z_]+):(?: +(?P<value>[^#\s].*?))?(?P<comment> +#.*)?")
 
 
-def study_text(*, name: str, model: str, dataset: str, root: str, gpus: float) -> str:
+def study_text(*, name: str, model: str, dataset: str, root: str, gpus: float, found: FolderImages | None = None) -> str:
     """A study file for these: every key with its explanation, as a built-in study of the same kind of images has them.
 
-    root: folder of the images. gpus: of one trial, 0 for the CPU. InputError where one of them breaks a rule of study files.
+    root: folder of the images. gpus: of one trial, 0 for the CPU. found: what an image folder holds; side, batch and learning rates are
+    fitted to it. InputError where one of them breaks a rule of study files.
     """
     check_study_name("name", name)
     check_model("model", model)
@@ -37,12 +44,47 @@ def study_text(*, name: str, model: str, dataset: str, root: str, gpus: float) -
     check_folder("dataset.root", root)
     content = _content(dataset, gpus) | {"name": name, "model": model}
     content["dataset"] = _dataset(content["dataset"], dataset, root)
+    if found is not None and dataset == "folder":
+        _fit(content, found)
     content["resources"] = content.get("resources", {}) | {"gpus": gpus} | ({} if gpus else {"cpus": 1})
     content["training"] |= _training(content["training"], gpus)
     images = f"the images in {root}" if dataset == "folder" else dataset
     text = "\n".join([f"# {model} on {images}. Every key is explained at its place.", "", *_edited(_body(), content), ""])
     StudySpec.from_json_dict(parse_yaml(text))
     return text
+
+
+def fitting_side(shorter_px: int) -> int:
+    """The full side for images of this shorter side: a multiple of 4, nothing enlarged, at most FOLDER_SIDE_PX. Our own choice."""
+    return max(4, min(FOLDER_SIDE_PX, shorter_px // 4 * 4))
+
+
+def fitting_batch(images: int, batch_size: int) -> int:
+    """`batch_size`, halved until an epoch of so many images has enough steps. Our own choice."""
+    while images // batch_size < _ENOUGH_STEPS and batch_size // 2 >= _SMALLEST_BATCH:
+        batch_size //= 2
+    return batch_size
+
+
+def _fit(content: dict[str, Any], found: FolderImages) -> None:
+    """Sets what depends on how many images there are, and how large.
+
+    Learning rates are scaled with the batch: Goyal et al. 2017 (arXiv 1706.02677), section 2.1.
+    """
+    search, training = dict(content["search"]), dict(content["training"])
+    if found.shorter_px is not None:
+        side_px = fitting_side(found.shorter_px)
+        content["dataset"] |= {"side_px": side_px}
+        search["side_multiple"] = next((step for step in (32, 16, 8) if step * _SIDE_STEPS <= side_px), 4)
+    batch_size = fitting_batch(found.trained_on(DataConfig(**content["dataset"])), training["batch_size"])
+    share = batch_size / training["batch_size"]
+    training |= {"batch_size": batch_size, "lr": _rounded(training["lr"] * share)}
+    search["lr"] = search["lr"] | {end: _rounded(search["lr"][end] * share) for end in ("low", "high")}
+    content |= {"search": search, "training": training}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.2g}")
 
 
 def _content(dataset: str, gpus: float) -> dict[str, Any]:

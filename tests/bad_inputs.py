@@ -40,7 +40,7 @@ def line(wrong: str, *said: str) -> Bad:
 
 def override(wrong: str, *said: str) -> Bad:
     """A `--set` on a study file that is right."""
-    return Bad(["launch", "digits", "--set", wrong], said, {})
+    return Bad(["launch", "digits", "--set", wrong], ("--set ", *said), {})
 
 
 def schedule(content: str | bytes, *said: str) -> Bad:
@@ -330,11 +330,11 @@ VALUES = [
 ]
 
 OVERRIDES = [
-    override("training.lr 0.1", "override 'training.lr 0.1' is malformed"),
-    override("training.lr:0.1", "override 'training.lr:0.1' is malformed"),
-    override(".lr=0.1", "override '.lr=0.1' is malformed"),
-    override("training.=0.1", "override 'training.=0.1' is malformed"),
-    override("=", "override '=' is malformed"),
+    override("training.lr 0.1", "it must be key=value such as training.lr=0.1"),
+    override("training.lr:0.1", "it must be key=value such as training.lr=0.1"),
+    override(".lr=0.1", "it must be key=value such as training.lr=0.1"),
+    override("training.=0.1", "it must be key=value such as training.lr=0.1"),
+    override("=", "it must be key=value such as training.lr=0.1"),
     override("Training.lr=0.1", "Training is unknown", "'training'"),
     override("training.epochs==3", "training.epochs is '=3'"),
     override("training.epochs=three", "training.epochs is 'three'"),
@@ -343,8 +343,8 @@ OVERRIDES = [
     override("training=0.1", "training is 0.1, it must be a mapping"),
     override("training.optimizer.name=sgd", "training.optimizer is 'sgd', no mapping"),
     override("training.lr={low: 1}", "training.lr is {'low': 1}"),
-    override("training.lr=[", "override of training.lr is not valid YAML", "in '['"),
-    override("training.lr=*x", "found undefined alias 'x'", "in '*x'"),
+    override("training.lr=[", "--set 'training.lr=[': its value is not valid YAML"),
+    override("training.lr=*x", "found undefined alias 'x'"),
     override("training.lr=&x [*x]", "nested too deeply"),
     override("training.lr=!!python/object/apply:os.getpid []", "could not determine a constructor"),
     override("search.scale.step=0.3", "search.scale.step is 0.3"),

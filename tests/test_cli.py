@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from filled import TINY, filled_store
+from typer.main import get_command
 from yaml import safe_dump
 
 from trainers import Schedule
@@ -18,6 +20,7 @@ from tuner.cli import app
 from tuner.storage.opening import open_storage
 
 TUNER = Path(sys.executable).parent / "tuner"
+PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 COMMANDS = [
     "launch",
     "status",
@@ -81,6 +84,21 @@ def test_help_names_every_command(tmp_path):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command, tmp_path):
     assert tuner(command, "--help", cwd=tmp_path).returncode == 0
+
+
+def test_every_argument_and_option_is_explained():
+    group = get_command(app)
+    assert [
+        (name, parameter.name)
+        for name, command in group.commands.items()
+        for parameter in command.params
+        if not parameter.help or parameter.help.startswith("Likewise")
+    ] == []
+
+
+def test_the_version_is_that_of_the_package(tmp_path):
+    shown = tuner("--version", cwd=tmp_path)
+    assert (shown.returncode, shown.stdout) == (0, f"tuner {tomllib.loads(PYPROJECT.read_text())['project']['version']}\n")
 
 
 BAD = [
@@ -210,9 +228,10 @@ def test_every_format_is_exported(place):
 def test_best_says_its_choice_in_a_sentence_and_writes_its_schedule(place):
     done = tuner("best", "tiny", "--max-drop", "0.1", "--out", "best.yaml", cwd=place)
     assert done.returncode == 0
-    answer, details, path = done.stdout.strip().splitlines()
+    answer, needs, details, path = done.stdout.strip().splitlines()
     assert answer.endswith("accuracy, one seed, not confirmed")
-    assert " less time than the baseline at " in answer
+    assert " less time than the baseline (" in answer
+    assert needs.startswith("its figures need epochs=")
     assert details.startswith("trial ")
     assert "of the baseline's time" in details
     assert path == "best.yaml"

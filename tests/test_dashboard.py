@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import threading
 import time
 import urllib.request
 
@@ -234,11 +235,14 @@ def test_a_running_trial_is_shown_and_joins_the_front_as_it_ends(store, tab):
         tab.goto(url)
         expect(tab.locator("#running article")).to_have_count(5)
         expect(tab.locator(f'#running [data-number="{claimed.number}"]')).to_contain_text("2 of 4 epochs, 55.50 % validation accuracy")
-        expect(tab.locator(f'#running [data-number="{other.number}"]')).to_contain_text("none of")
+        expect(tab.locator(f'#running [data-number="{other.number}"]')).to_contain_text("handed out, none of")
         expect(tab.locator("#running .stale")).to_have_count(1)
         expect(tab.locator(f'#running .stale[data-number="{dead.number}"]')).to_contain_text("is gone; the next launch goes on with it")
-        expect(tab.locator("#launch")).to_contain_text("5 trials are running. 10 of 30 trials are finished")
-        expect(tab.locator("#counts")).to_contain_text("10 completed trials, 5 running")
+        expect(tab.locator("#launch")).to_contain_text(
+            "1 trial is running, 3 more are handed out and have told no epoch yet. 1 trial is stale. 10 of 30 trials are finished"
+        )
+        expect(tab.locator("#counts")).to_contain_text("10 completed trials, 1 running, 3 handed out, 1 stale;")
+        assert tab.evaluate("scrollY") == 0
         chosen = [int(point.get_attribute("data-number")) for point in tab.locator(".point.front[data-number]").all()][:2]
         tab.locator(f'.point[data-number="{chosen[0]}"]').click()
         tab.locator(f'.point[data-number="{chosen[1]}"]').click(modifiers=["Shift"])
@@ -252,7 +256,7 @@ def test_a_running_trial_is_shown_and_joins_the_front_as_it_ends(store, tab):
         polled(tab)
         tab.locator(f'.point[data-number="{claimed.number}"]').wait_for(state="attached", timeout=20_000)
         expect(tab.locator("#running article")).to_have_count(4)
-        expect(tab.locator("#counts")).to_contain_text("11 completed trials, 4 running")
+        expect(tab.locator("#counts")).to_contain_text("11 completed trials, 3 handed out, 1 stale;")
         expect(tab.locator("#table")).to_contain_text("99.00 %")
         assert selected(tab) == chosen
         assert tab.locator("#least-accuracy").input_value() == "1"
@@ -265,7 +269,7 @@ def test_a_running_trial_is_shown_and_joins_the_front_as_it_ends(store, tab):
         tab.get_by_role("button", name=f"Remove trial {chosen[1]}").click()
         store.fail(other.number, "error", "it broke")
         polled(tab)
-        expect(tab.locator("#counts")).to_contain_text("1 failed attempts", timeout=20_000)
+        expect(tab.locator("#counts")).to_contain_text("1 failed attempt;", timeout=20_000)
         # Who has put everything away is not given something else.
         assert selected(tab) == []
 
@@ -282,6 +286,44 @@ def test_a_study_without_a_completed_trial_comes_alive(store, tab):
         expect(tab.locator("#front .point.front[data-number]")).to_have_count(1, timeout=20_000)
         expect(tab.locator("#state")).to_have_text("")
         assert selected(tab) == [0]
+        # Nothing has been selected by the reader, so the front's best is.
+        ended(store, born(store, epochs=4, frequency=1.0), 0.9)
+        polled(tab)
+        expect(tab.locator('#cards .card[data-number="1"]')).to_be_attached(timeout=20_000)
+        assert selected(tab) == [1]
+        tab.fill("#trial-number", "0")
+        tab.keyboard.press("Enter")
+        ended(store, born(store, epochs=4, frequency=0.75), 0.95)
+        polled(tab)
+        expect(tab.locator('.point[data-number="2"]')).to_be_attached(timeout=20_000)
+        assert selected(tab) == [0]
+
+
+def test_old_results_never_stand_beside_a_newer_list_of_what_runs(store, tab, monkeypatch):
+    gate, genuine = threading.Event(), live.study_document
+    gate.set()
+    monkeypatch.setattr(live, "PAUSE_S", 1000.0)
+    monkeypatch.setattr(live, "study_document", lambda store: gate.wait(20) and genuine(store))
+    ended(store, born(store), 0.8)
+    with site(store) as url:
+        deadline = time.monotonic() + 60
+        while not json.loads(asked(url, "/live.json")[2])["document"]:
+            assert time.monotonic() < deadline
+        gate.clear()
+        ended(store, born(store), 0.85)
+        tab.goto(url)
+        expect(tab.locator("#state")).to_have_text("What has ended meanwhile is being read.")
+        expect(tab.locator("#launch")).to_have_text("No trial is running. 2 trials are finished.")
+        expect(tab.locator("#front")).to_be_hidden()
+        gate.set()
+        expect(tab.locator("#counts")).to_contain_text("2 completed trials", timeout=20_000)
+        expect(tab.locator("#state")).to_have_text("")
+        # While the page is open there is a pause between two reads, and the page tells one number.
+        ended(store, born(store), 0.9)
+        time.sleep(live.LOOK_S)
+        polled(tab)
+        expect(tab.locator("#launch")).to_have_text("No trial is running. 2 trials are finished; 1 more is being read.")
+        expect(tab.locator("#counts")).to_contain_text("2 completed trials")
 
 
 def test_a_server_that_went_away_is_said_until_it_is_back(store, browser):

@@ -86,6 +86,19 @@ def test_every_page_is_in_the_navigation_once():
     )
 
 
+def test_the_reference_leads_on_where_it_is_read_in_the_repository():
+    """What the site writes out is hidden there, and each name leads to the file that has its docstring."""
+    for page in (DOCS / "reference").glob("*.md"):
+        shown = re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert ":::" not in shown
+        assert "make docs" in shown
+    text = (DOCS / "reference" / "python.md").read_text(encoding="utf-8")
+    links = dict(re.findall(r"^- \[`([\w.]+)`\]\(\.\./\.\./(\S+)\)$", text, re.MULTILINE))
+    assert list(links) == re.findall(r"^<!-- ::: (\S+)$", text, re.MULTILINE)
+    for name, file in links.items():
+        assert re.search(rf"^(class|def) {name.rpartition('.')[2]}\b", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), name
+
+
 def test_every_link_leads_to_a_page_and_every_anchor_to_a_place(site):
     pages = {path: Links(path) for path in site.rglob("*.html")}
     broken = []

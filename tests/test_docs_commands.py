@@ -6,29 +6,37 @@ import re
 import shlex
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from filled import confirm_filled, filled_store
+from PIL import Image
 from torch import nn
 from typer import TyperException
 from typer.main import get_command
 
 from trainers import Downsampler, Schedule
 from trainers.config import DataConfig
-from trainers.errors import InputError
+from trainers.errors import InputError, RunError
 from trainers.models import build_model
 from tuner.cli import app
+from tuner.launching import node_checks
 from tuner.storage.opening import open_storage
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "trainers").rglob("*.md")]
-PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in SOURCES}
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in [*SOURCES, ROOT / "README.md"]}
+# What make demo says at its end is a page, too.
+PAGES["Makefile"] = "\n".join(re.findall(r'@echo "(.*)"', (ROOT / "Makefile").read_text(encoding="utf-8")))
 
 # Commands that are tried here, on a study that was told its trials; of launches those that start nothing.
-RUN = r"tuner (status|export|best|report|compare|check|studies|init|stop|track \w+ tensorboard(?!.*--follow)|launch .*--(dry-run|help)\b)"
+RUN = (
+    r"tuner (--help|status|export|best|report|compare|check|studies|init|stop|track \w+ tensorboard(?!.*--follow)|"
+    r"launch .*--(dry-run|help)\b)"
+)
 # Commands that train, wait, or need a server, another machine or a package of others. Tests of their own try each; here they are parsed.
 PARSED = r"tuner (launch|confirm|train|cost|doctor|dashboard|logs|track)\b"
 # Likewise: tests/test_examples.py runs the examples, and benchmarks have tests of their own. They take long.
@@ -56,18 +64,28 @@ WITH_COMMANDS = sorted(page for page in PAGES if commands_of(page))
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    """A database with a study `digits` of twelve told trials, confirmed on three seeds."""
+    """A database with two studies of twelve told trials, `digits`, confirmed on three seeds, and `mine`."""
     path = tmp_path_factory.mktemp("told") / "tuner.db"
     store = filled_store(open_storage(f"sqlite:///{path}"), 12, name="digits", budget={"trials": 12})
     confirm_filled(store, 3)
+    filled_store(store.storage, 12, name="mine")
     store.storage.engine.dispose()
     return path
 
 
 @pytest.fixture
 def folder(told, tmp_path, monkeypatch):
-    """A current folder as the pages' reader has one: the told study, some schedules, and the module of howto/own-model.md."""
+    """A current folder as the pages' reader has one: the told studies, some schedules, images, and the module of howto/own-model.md.
+
+    On a machine with as many cores as a trial with a GPU takes.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(node_checks, "available_cores", lambda: range(64))
+    monkeypatch.setattr(node_checks, "_LOAD_S", 0.01)
+    for name in ("cat", "dog"):
+        path = tmp_path / "my-images" / "train" / name / "1.png"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(path)
     monkeypatch.setenv("TUNER_STORAGE", f"sqlite:///{shutil.copy(told, tmp_path / 'told.db')}")
     for name, frequency in (("schedule", 0.5), ("first", 0.25), ("second", 1.0)):
         Schedule(frequency=frequency).save(f"{name}.yaml")
@@ -82,7 +100,8 @@ def test_commands_work_as_they_are_shown(page, folder, capsys):
     for command in commands_of(page):
         words = shlex.split(command)
         if re.match(RUN, command):
-            app(words[1:], standalone_mode=False)
+            with pytest.raises(RunError, match=r"imagenet/train' can't be read") if "launch imagenet" in command else nullcontext():
+                app(words[1:], standalone_mode=False)
             assert capsys.readouterr().out, command
         elif re.match(PARSED, command):
             parsed(words)

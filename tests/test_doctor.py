@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from filled import TINY, filled_store, tiny_spec
+from PIL import Image
 from postgres import free_port
 from psycopg import sql
 from yaml import safe_dump
@@ -19,6 +20,7 @@ from yaml import safe_dump
 from trainers.errors import RunError
 from tuner.launching import doctor, node_checks
 from tuner.launching.doctor import check_address, check_database, check_here, check_this_node, raise_problems, together, warnings_in
+from tuner.launching.image_checks import check_images
 from tuner.launching.node_checks import (
     Finding,
     NodeOrder,
@@ -42,10 +44,13 @@ def folder_study(root, **changes):
     return tiny_spec(dataset={"name": "folder", "root": str(root), "side_px": 32}, **changes)
 
 
-def images(root):
+def images(root, each=1, side_px=None):
+    """Two classes; without a side the files are none."""
     for name in ("cat", "dog"):
         (root / "train" / name).mkdir(parents=True)
-        (root / "train" / name / "1.png").write_bytes(b"png")
+        for number in range(each):
+            file = root / "train" / name / f"{number}.png"
+            Image.new("RGB", (side_px, side_px)).save(file) if side_px else file.write_bytes(b"png")
     return root
 
 
@@ -58,9 +63,19 @@ def wrong(findings):
 
 
 def test_nothing_is_wrong_where_nothing_is(tmp_path):
-    findings = check_here(folder_study(images(tmp_path)), sqlite(tmp_path), str(tmp_path / "runs"))
+    spec = folder_study(images(tmp_path, each=6, side_px=32), training={**TINY["training"], "batch_size": 1})
+    findings = check_here(spec, sqlite(tmp_path), str(tmp_path / "runs"))
     assert [finding.what for finding in findings if not finding.ok] == []
-    assert {finding.what for finding in findings} == {"versions", "disk", "checkpoints", "database", "cores", "dataset"}
+    assert {finding.what for finding in findings} == {
+        "versions",
+        "disk",
+        "checkpoints",
+        "database",
+        "cores",
+        "dataset",
+        "image size",
+        "steps",
+    }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train"], "something was made"
 
 
@@ -107,6 +122,42 @@ def test_a_place_that_can_not_be_written(tmp_path):
     assert check_place("memory://doctor").ok
     assert check_place(str(tmp_path / "new" / "runs")).ok
     assert not (tmp_path / "new").exists()
+
+
+def image_warnings(spec):
+    return {finding.what: finding.sentence for finding in check_images(order(spec, ".").config) if finding.ok is False}
+
+
+def test_images_far_smaller_than_the_side_and_short_epochs_are_warned_of(tmp_path):
+    """Forty images, of which a tenth validates: 36 are two steps of 16, and twelve of 3."""
+    images(tmp_path, each=20, side_px=20)
+    of_16, of_3 = ({**TINY["training"], "batch_size": size} for size in (16, 3))
+    # 32 px are more than one and a half times 20, but not than 22.
+    assert image_warnings(folder_study(tmp_path, training=of_16)) == {
+        "image size": "half of the images have at most 20 px on their shorter side, dataset.side_px is 32: "
+        "enlarging them costs time and adds nothing, set it to 20",
+        "steps": "an epoch has 2 steps: 36 images in batches of 16, too few for schedules to differ: "
+        "set training.batch_size to 8, and lr lower in proportion",
+    }
+    assert image_warnings(folder_study(tmp_path, training=of_3)).keys() == {"image size"}
+    for file in (tmp_path / "train").rglob("*.png"):
+        Image.new("RGB", (50, 22)).save(file)
+    assert image_warnings(folder_study(tmp_path, training=of_3)) == {}
+    assert all(not finding.stops for finding in check_images(order(folder_study(tmp_path), ".").config)[1:])
+
+
+def test_a_network_for_one_side_is_found_before_a_launch(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("flat_network.py").write_text(
+        "from torch import nn\n\ndef flat(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes))\n"
+    )
+    (finding,) = check_this_node(tiny_spec(model="flat_network:flat"), str(tmp_path))
+    assert finding.ok is False
+    assert "can't take a reduced side of 16 px" in finding.sentence
+    assert finding.stops
+    (finding,) = check_this_node(tiny_spec(), str(tmp_path))
+    assert finding.sentence == "'cifar_resnet8' with 10 classes takes 2 sides from 16 to 32 px; a checkpoint takes about 1 MiB"
 
 
 def test_a_dataset_that_is_missing(tmp_path):
@@ -291,6 +342,8 @@ def test_the_command_prints_a_table_and_exits_with_1_where_something_is_wrong(tm
     ill = run("tiny.yaml", "--storage", "postgresql://nobody@127.0.0.1:1/none", "--json", cwd=tmp_path)
     assert ill.returncode == 1, ill.stderr
     found = {finding["what"]: finding["ok"] for finding in json.loads(ill.stdout)}
+    # What else runs on this machine is not this test's to say.
+    del found["load"]
     assert found == {
         "versions": True, "disk": True, "checkpoints": True, "database": False, "cores": True, "dataset": False, "network": None
     }  # fmt: skip

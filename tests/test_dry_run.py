@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import socket
 
 import pytest
-from filled import COSTS, STEPS_PER_EPOCH, tiny_spec
+from filled import COSTS, STEPS_PER_EPOCH, TINY, tiny_spec
 from rich.console import Console
 from typer.testing import CliRunner
+from yaml import safe_dump
 
 from trainers.cost import CostTable
+from trainers.errors import InputError, RunError
 from tuner.cli import app
-from tuner.commands.dry_run import expected_costs, show_dry_run
+from tuner.commands.dry_run import check_before_launch, expected_costs, show_dry_run
+from tuner.launching import node_checks
 from tuner.storage.opening import open_storage
 from tuner.storage.store import StudyStore
 
@@ -74,7 +78,47 @@ def test_every_field_is_shown_with_its_values(timed_url):
     assert "7 fields are searched: 360 combinations, times 1 continuous range" in shown
 
 
+def test_what_a_launch_would_refuse_is_refused_after_the_plan(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(node_checks, "_LOAD_S", 0.01)
+    folder = {**TINY, "dataset": {"name": "folder", "root": "nowhere", "side_px": 32}}
+    (tmp_path / "away.yaml").write_text(safe_dump(folder))
+    found = CliRunner().invoke(app, ["launch", "away.yaml", "--dry-run"])
+    assert "6 trials are expected to take" in found.output
+    # tuner.cli ends with 1 after a RunError, as a launch would.
+    assert isinstance(found.exception, RunError)
+    assert "nowhere/train' can't be read (No such file or directory)" in str(found.exception)
+    # Of a cluster the nodes hold the images.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        found = CliRunner().invoke(app, ["launch", "away.yaml", "--dry-run", "--address", address])
+    assert found.exit_code == 0, found.output
+    assert "images and network are looked at on the nodes" in found.output
+    assert "--checkpoints is" not in found.output
+    found = CliRunner().invoke(app, ["launch", "away.yaml", "--dry-run", "--checkpoints", "s4://bucket"])
+    assert isinstance(found.exception, InputError)
+
+
+def test_it_says_that_images_and_network_fit_and_how_to_get_minutes(tmp_path, monkeypatch, timed_url):
+    monkeypatch.setattr(node_checks, "_LOAD_S", 0.01)
+    monkeypatch.chdir(tmp_path)
+
+    def said(url):
+        console = Console(file=io.StringIO(), width=200)
+        show_dry_run(tiny_spec(), url, 6, None, console)
+        check_before_launch(tiny_spec(), url, None, None, console)
+        return console.file.getvalue()
+
+    untimed = said(f"sqlite:///{tmp_path / 'new.db'}")
+    assert "dataset: digits comes with scikit-learn\n" in untimed
+    assert "network: 'cifar_resnet8' with 10 classes takes 2 sides from 16 to 32 px" in untimed
+    assert "with --trials 1 in place of --dry-run" in untimed
+    # What is known needs no way to it.
+    assert "--trials 1" not in said(timed_url)
+
+
 def test_nothing_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(node_checks, "_LOAD_S", 0.01)
     monkeypatch.chdir(tmp_path)
     found = CliRunner().invoke(app, ["launch", "digits", "--dry-run", "--trials", "30"])
     assert found.exit_code == 0, found.output

@@ -88,7 +88,7 @@ def test_status_shows_hosts_reasons_and_names_as_texts(store, tmp_path, monkeypa
 @pytest.mark.parametrize("is_terminal", [False, True])
 def test_a_running_launch_shows_reasons_and_devices_as_texts(store, is_terminal):
     console = Console(file=io.StringIO(), force_terminal=is_terminal, width=500, color_system=None)
-    dispatcher = SimpleNamespace(finished=1, trials=2, store=store, running={}, is_paused=False)
+    dispatcher = SimpleNamespace(finished=1, trials=2, slots=1, store=store, running={}, is_paused=False)
     with LaunchDisplay(console, dispatcher, lambda: study_front(store)).showing():
         dispatcher.on_event(f"trial 7 failed: {EVIL}")
     with calibration_progress(console) as on_progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 import warnings
@@ -49,16 +50,27 @@ def test_every_example_is_tried():
     assert shown == {"plain_loop", "lightning_training", "timm_training", "torchvision_training"}
 
 
-def test_the_plain_loop_goes_on_where_it_was_left(tmp_path):
-    SCHEDULE.save(tmp_path / "schedule.yaml")
-    shown = []
-    for epochs in ("1", "2"):
-        command = [sys.executable, str(EXAMPLES / "plain_loop.py"), "--schedule", "schedule.yaml", "--epochs", epochs, "--images", "96"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        shown.append(subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False))
-    assert shown[0].stdout.startswith("epoch 1: 2 steps")
+def test_the_plain_loop_goes_on_where_it_was_left_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    SCHEDULE.save("schedule.yaml")
+
+    def trained(epochs):
+        monkeypatch.setattr(sys, "argv", ["plain_loop.py", "--schedule", "schedule.yaml", "--epochs", epochs, "--images", "96"])
+        runpy.run_path(str(EXAMPLES / "plain_loop.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    assert trained("1").startswith("epoch 1: 2 steps")
+    assert trained("1") == "going on from plain_loop.pt, which has 1 of 1 epochs\n"
     # Another length is another plan, which is refused in one sentence.
-    assert "total_steps is 4 here and 2 in the checkpoint, they must be equal to continue" in shown[1].stderr
+    refusal = (
+        "plain_loop.pt is of another training, delete it to begin anew: total_steps is 4 here and 2 in the checkpoint, they must be equal"
+    )
+    with pytest.raises(SystemExit, match=refusal):
+        trained("2")
+    Schedule(frequency=0.25, kernel="pooled", batch_norm="separate").save("schedule.yaml")
+    with pytest.raises(SystemExit, match=r"schedule field 'frequency' is 0\.25 here and 0\.5 in the checkpoint"):
+        trained("1")
 
 
 class Classifier(lightning.LightningModule):

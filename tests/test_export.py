@@ -22,7 +22,7 @@ from trainers.errors import InputError
 from trainers.methods.settings import WeightSampling
 from trainers.schedule import Schedule
 from tuner.commands.train import _config_of_file
-from tuner.results.describe import describe_schedule, describe_training, describe_value, schedule_of
+from tuner.results.describe import describe_schedule, describe_share, describe_training, describe_value, schedule_of
 from tuner.results.export import front_csv, front_json, front_table, render, save_schedule, write_export
 from tuner.results.front import StudyFront
 from tuner.results.plots import PICTURED_STEPS, front_picture, schedules_picture, staircase
@@ -132,6 +132,8 @@ def test_describe_training_and_values():
     )
     assert describe_value("relative_time", 0.4312) == "43.1 %"
     assert describe_value("val_accuracy", 0.91236) == "91.24 %"
+    # Of five digits, as the page gets them: one figure in every place.
+    assert (describe_value("relative_time", 0.92649996), describe_share(0.07350004)) == ("92.7 %", "7.3 %")
     assert describe_value("train_seconds", 12.3456) == "12.35 s"
     assert describe_value("val_loss", 0.5) == "0.5"
 

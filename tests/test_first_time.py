@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from studies import builtin_names, load_study
 from studies.files import builtin_text
@@ -20,6 +21,7 @@ from studies.template import DATASETS, study_text
 from trainers.bounded_yaml import parse_yaml
 from trainers.config import DataConfig
 from trainers.errors import InputError
+from trainers.image_sizes import FolderImages
 from tuner.cli import app
 
 TUNER = Path(sys.executable).parent / "tuner"
@@ -151,6 +153,36 @@ def test_the_name_says_the_network_and_the_folder_of_the_images(capsys):
     tuner("init", "--model", "resnet18", *flags, "--name", "first", "--out", "deep er/a b.yaml")
     assert load_study("deep er/a b.yaml").name == "first"
     assert capsys.readouterr().out.splitlines()[-1] == "next: tuner launch 'deep er/a b.yaml' --dry-run"
+
+
+def test_it_looks_at_the_images_and_fits_the_sizes_to_them(folder, capsys):
+    (folder / "48.png").parent.mkdir(exist_ok=True)
+    Image.new("RGB", (60, 48)).save(folder / "48.png")
+    for number in range(450):
+        path = folder / "pictures" / "train" / f"class{number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((folder / "48.png").read_bytes())
+    tuner("init", "--model", "resnet18", "--dataset", "folder", "--data-root", "pictures", "--gpus", "0", "--name", "mine")
+    # A tenth is for validation; 405 images in batches of 16 are the first power of two with 20 steps.
+    assert capsys.readouterr().out.splitlines()[1] == (
+        "pictures/train holds 450 images of 3 classes, about 48 px on the shorter side; "
+        "therefore side_px 48, batch_size 16 (25 steps an epoch), lr 0.031"
+    )
+    spec = load_study("mine.yaml")
+    assert (spec.dataset.full_px, spec.training.batch_size, spec.training.lr) == (48, 16, 0.031)
+    # The range of the built-in study, 0.1 to 2, at a sixteenth.
+    assert (spec.search["lr"].low, spec.search["lr"].high) == (pytest.approx(0.1 / 16, rel=0.05), pytest.approx(2 / 16, rel=0.05))
+    # 48 px in sevenths are below 8.
+    assert spec.search["side_multiple"].canonical == 4
+
+
+def test_large_images_and_many_of_them_change_nothing():
+    plenty = FolderImages(Path("photos"), classes=1000, images=20_000, more=True, shorter_px=375)
+    assert text_of(dataset="folder", gpus=1, found=plenty) == text_of(dataset="folder", gpus=1)
+    # Of sides in between some are still steps of a few pixels that divide the network's.
+    medium = FolderImages(Path("photos"), classes=10, images=20_000, more=True, shorter_px=120)
+    spec = StudySpec.from_json_dict(parse_yaml(text_of(dataset="folder", gpus=1, found=medium)))
+    assert (spec.dataset.full_px, spec.search["side_multiple"].canonical) == (120, 16)
 
 
 def test_a_file_that_is_there_stays(folder):

@@ -8,15 +8,18 @@ import threading
 import time
 
 import pytest
-from filled import filled_store, tiny_spec
+from filled import confirm_filled, filled_store, tiny_spec
 from optuna.samplers import RandomSampler
 from starlette.requests import Request
 from test_report import HALF, told
 
 from trainers.errors import RunError
+from tuner.launching.launch import ASKED
+from tuner.results.confirmation import confirmation_name
 from tuner.serving import live
-from tuner.serving.live import AWAY, BROKEN, GONE, NOTHING_YET, UNPICTURED, LiveStudy, launch_words
+from tuner.serving.live import AWAY, BROKEN, GONE, NOTHING_YET, UNPICTURED, LiveStudy
 from tuner.serving.packed import Packed
+from tuner.serving.under_way import time_left, under_way_words
 from tuner.storage.distributions import distributions
 from tuner.storage.opening import DatabaseAway, open_storage
 from tuner.storage.store import StudyStore
@@ -82,6 +85,9 @@ def test_the_document_is_made_when_something_has_ended_and_not_else(store, made)
     assert json.loads(study.document.text)["counts"]["completed"] == 4
     claimed = store.create_trial(fixed={}, distributions=distributions(store.spec.search), sampler=RandomSampler(seed=1), rival=None)
     assert [one["number"] for one in settled(study)["running"]] == [claimed.number]
+    assert study.state()["under_way"] == "1 trial is handed out and has told no epoch yet."
+    store.beat([claimed.number], {claimed.number: (0.4,)})
+    assert study.state()["under_way"] == "1 trial is running."
     assert made.count == 1
     assert store.fail(claimed.number, "error", "it broke")
     assert settled(study)["document"] != first["document"]
@@ -95,22 +101,25 @@ def test_who_asks_while_it_is_made_gets_the_former_one_at_once(store, made):
     number = told(store, HALF | {"epochs": 2})
     state = waited(study, lambda state: state["is_reading"])
     assert state["document"] == former == study.document.etag
-    assert study.state()["is_reading"]
+    assert (study.state()["is_reading"], state["is_behind"], state["finished"]) == (True, True, 5)
     # More that ends meanwhile asks for no second one beside it.
     told(store, HALF | {"epochs": 2})
     study.state()
     assert made.count == 2
     made.gate.set()
     waited(study, lambda state: number + 1 in json.loads(study.document.text)["trials"]["number"])
+    assert not settled(study)["is_behind"]
 
 
-def test_it_is_made_no_more_often_than_every_few_seconds(store, made, monkeypatch):
+def test_it_is_made_no_more_often_than_every_few_seconds_but_for_a_page_that_is_opened(store, made, monkeypatch):
     study = LiveStudy(store)
     monkeypatch.setattr(live, "PAUSE_S", 1000.0)
     settled(study)
     told(store, HALF | {"epochs": 2})
-    assert settled(study)["problem"] == ""
+    assert [settled(study)[name] for name in ("problem", "is_behind")] == ["", True]
     assert made.count == 1
+    study.hurry()
+    assert not waited(study, lambda state: made.count > 1 and not state["is_reading"])["is_behind"]
 
 
 def test_nobody_waits_behind_somebody_elses_look(store, monkeypatch):
@@ -146,7 +155,8 @@ def test_a_study_that_can_not_be_read_is_said_and_tried_again(store, made, capsy
     made.error = ValueError("bad \x1b[2J")
     told(store, HALF | {"epochs": 2})
     state = waited(study, lambda state: state["problem"])
-    assert (state["problem"], state["document"]) == (BROKEN, former)
+    # Nothing newer is about to come, so nobody need wait for it.
+    assert (state["problem"], state["document"], state["is_behind"]) == (BROKEN, former, False)
     tries = made.count
     waited(study, lambda state: made.count > tries + 1)
     assert capsys.readouterr().err == "warning: ValueError: bad \\x1b[2J\n"
@@ -199,25 +209,65 @@ def test_who_may_not_write_sees_the_study_without_new_pictures(store, made, monk
     assert (made.count, capsys.readouterr().err) == (1, "warning: RunError: the database refuses: permission denied\n")
 
 
-def running(abandoned=""):
-    trial = RunningTrial(number=0, root=0, attempt=1, params={}, rival=None, seed=None, owner={})
+def watched(epochs=0, abandoned=""):
+    trial = RunningTrial(number=0, root=0, attempt=1, params={}, rival=None, seed=None, owner={}, curve=[0.5] * epochs)
     return WatchedTrial(trial, abandoned)
+
+
+BEGUN, HANDED_OUT, STALE = watched(epochs=2), watched(), watched(epochs=2, abandoned="its driver is gone")
+
+
+@pytest.mark.parametrize(
+    ("trials", "words"),
+    [
+        ([], "No trial is running."),
+        ([BEGUN], "1 trial is running."),
+        ([BEGUN, BEGUN, HANDED_OUT], "2 trials are running, 1 more is handed out and has told no epoch yet."),
+        ([BEGUN, HANDED_OUT, HANDED_OUT], "1 trial is running, 2 more are handed out and have told no epoch yet."),
+        ([HANDED_OUT, HANDED_OUT], "2 trials are handed out and have told no epoch yet."),
+        ([STALE], "No trial is running. 1 trial is stale."),
+        ([BEGUN, STALE, STALE], "1 trial is running. 2 trials are stale."),
+    ],
+)
+def test_a_trial_runs_once_it_has_told_an_epoch(trials, words):
+    assert under_way_words(trials) == words
 
 
 @pytest.mark.parametrize(
     ("asked", "finished", "alive", "durations_s", "words"),
     [
         # 30 trials at two at a time, of a minute each: a quarter of an hour.
-        (40, 10, 2, [50.0, 60.0, 70.0], "10 of 40 trials are finished; about 15 min left."),
-        (40, 10, 2, [60.0, 60.0], "10 of 40 trials are finished."),
-        (40, 10, 0, [60.0] * 3, "10 of 40 trials are finished."),
-        (40, 40, 2, [60.0] * 3, "40 trials are finished."),
-        (None, 3, 2, [60.0] * 3, "3 trials are finished."),
+        (40, 10, 2, [50.0, 60.0, 70.0], "about 15 min left"),
+        # Three trials of 17 s: 51 s.
+        (40, 37, 1, [17.0] * 3, "about 50 s left"),
+        (40, 10, 2, [60.0, 60.0], ""),
+        (40, 10, 0, [60.0] * 3, ""),
+        (40, 40, 2, [60.0] * 3, ""),
+        (None, 3, 2, [60.0] * 3, ""),
     ],
 )
 def test_the_time_left_is_told_where_it_can_be(asked, finished, alive, durations_s, words):
-    watched = [running()] * alive + [running("its driver is gone")]
-    assert launch_words(asked, finished, watched, durations_s) == words
+    assert time_left(asked, finished, [*[BEGUN, HANDED_OUT][:alive], STALE], durations_s) == words
+
+
+def test_a_confirmation_is_told_while_it_is_not_done(store):
+    study = LiveStudy(store)
+    assert study.state()["confirming"] == ""
+    confirm_filled(store, 1)
+    confirmation = StudyStore.load(store.storage, confirmation_name("tiny"))
+    done = confirmation.finished_count()
+    assert study.state()["confirming"] == ""
+    confirmation.set_attr(ASKED, done + 2)
+    told_so_far = f"tuner confirm: {done} of {done + 2} trainings with fresh seeds are finished."
+    assert study.state()["confirming"] == f"{told_so_far} No training is under way: it is starting, or was stopped."
+    space = distributions(store.spec.search)
+    claimed = confirmation.create_trial(fixed={}, distributions=space, sampler=RandomSampler(seed=1), rival=None)
+    confirmation.beat([claimed.number], {claimed.number: (0.4,)})
+    assert study.state()["confirming"] == f"{told_so_far} 1 training is running."
+    assert confirmation.fail(claimed.number, "error", "it broke")
+    confirmation.set_attr(ASKED, done)
+    assert study.state()["confirming"] == ""
+    settled(study)
 
 
 def request(**headers):

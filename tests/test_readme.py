@@ -45,7 +45,7 @@ def shown_commands():
 def test_the_readme_shows_the_whole_path():
     assert {command.split()[1] for command in shown_commands()} == {
         "launch", "status", "export", "report", "best", "confirm", "train", "dashboard", "cost", "doctor", "check",
-        "studies", "init", "compare", "track",
+        "studies", "init", "compare", "track", "logs",
     }  # fmt: skip
 
 
@@ -56,6 +56,15 @@ def test_every_option_shown_is_one_the_command_has(command):
     for word in rest:
         if word.startswith("--"):
             assert word in shown
+
+
+def test_the_demos_study_is_found_by_the_line_that_all_of_them_show():
+    makefile, tutorial = ((ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "docs/tutorial.md"))
+    (said,) = re.findall(r'@echo " {4}(export TUNER_STORAGE=\S+)"', makefile)
+    searched = set(re.findall(r"--storage (\S+)", makefile))
+    assert {said.partition("=")[2]} == searched
+    assert f"\n    {said} " in README
+    assert f"\n    {said}\n" in tutorial
 
 
 def test_every_link_leads_to_a_file():

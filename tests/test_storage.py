@@ -120,6 +120,8 @@ class TestResolveUrl:
         ("sqlite:///tuner.db", "sqlite:///tuner.db"),
         ("postgresql://u@h:5432/db", "postgresql://u@h:5432/db"),
         ("postgresql://u:hush@h:5432/db", "postgresql://u:***@h:5432/db"),
+        # Nobody has typed the driver.
+        ("postgresql+psycopg://u@h:5432/db", "postgresql://u@h:5432/db"),
         ("postgresql://u:hu:s/h@e@h/db", "postgresql://u:***@h/db"),
         ("postgresql://u@h/db?password=hush&sslmode=require", "postgresql://u@h/db?password=***&sslmode=require"),
         ("postgresql://u@h/db?sslmode=require&sslpassword=hush", "postgresql://u@h/db?sslmode=require&sslpassword=***"),
@@ -311,7 +313,7 @@ class TestOpening:
     @pytest.mark.parametrize(
         ("url", "reason"),
         [
-            ("postgresql+psycopg://u:hush@127.0.0.1:{port}/db", "refused"),
+            ("postgresql+psycopg://u:hush@127.0.0.1:{port}/db", "refused: is it running, and is its URL right?"),
             ("sqlite:////no/such/folder/tuner.db", "unable to open database file"),
         ],
     )

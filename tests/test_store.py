@@ -670,6 +670,28 @@ class TestRetries:
         claimed = store.claim_retry(retry, DISTRIBUTIONS)
         store.fail(claimed.number, kind, "again")
 
+    def test_what_a_stop_has_interrupted_is_no_failure_and_waits_until_it_goes_on(self, store):
+        for _ in range(3):
+            create(store)
+        store.fail(0, "interrupted", "Ctrl-C")
+        store.fail(1, "error", "no such layer")
+        store.fail(2, "lost", "its worker died")
+        trials = store.trials()
+        assert [trial.number for trial in trials.failures] == [1, 2]
+        assert [trial.number for trial in trials.interrupted] == [0]
+        retried = next(retry for retry in store.retries() if retry.root == 0)
+        again = store.claim_retry(retried, DISTRIBUTIONS)
+        assert store.trials().interrupted == []
+        # Stopped once more, it is still one training that waits.
+        store.fail(again.number, "interrupted", "Ctrl-C")
+        assert [trial.number for trial in store.trials().interrupted] == [again.number]
+        # What went on and failed for good is a failure, not something that waits.
+        [retried] = [retry for retry in store.retries() if retry.root == 0]
+        last = store.claim_retry(retried, DISTRIBUTIONS)
+        store.fail(last.number, "error", "no such layer")
+        trials = store.trials()
+        assert (trials.interrupted, [trial.number for trial in trials.failures]) == ([], [1, 2, last.number])
+
     def test_interrupted_is_repeated_for_ever(self, store):
         create(store, seed=4)
         store.fail(0, "interrupted", "Ctrl-C")

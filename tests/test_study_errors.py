@@ -175,7 +175,7 @@ def test_a_wrong_value_is_one_sentence(key, value, said):
     for fragment in said:
         assert fragment in text
     assert text.startswith(said[0]) or said[0] == "'folder'"
-    assert "more)" not in text
+    assert "more error" not in text
 
 
 def test_methods_that_exclude_each_other_are_refused_wherever_they_meet():
@@ -205,14 +205,14 @@ def test_a_key_that_is_no_text_is_unknown(key):
 def test_of_several_errors_the_first_is_told_and_the_others_are_counted():
     raw = MINIMAL | {"seed": -1, "budget": {"trials": 0}, "training": {"epochs": 0}}
     assert message(StudySpec.from_json_dict, raw).startswith("training.epochs is 0")
-    assert message(StudySpec.from_json_dict, raw).endswith(" (and 2 more)")
+    assert message(StudySpec.from_json_dict, raw).endswith(" (and 2 more errors)")
 
 
 def test_a_mistyped_key_is_told_before_the_key_it_leaves_missing():
     raw = {name: value for name, value in MINIMAL.items() if name != "dataset"} | {"datset": {"name": "digits"}}
     text = message(StudySpec.from_json_dict, raw)
     assert text.startswith("datset is unknown")
-    assert text.endswith("the nearest valid name is 'dataset' (and 1 more)")
+    assert text.endswith("the nearest valid name is 'dataset' (and 1 more error)")
 
 
 def test_a_long_value_is_cut():
@@ -274,16 +274,16 @@ def test_a_reference_that_is_neither_file_nor_name_is_refused(reference):
 # Overrides
 
 WRONG_OVERRIDES = [
-    ("training.lr", ["override 'training.lr' is malformed", "key=value"]),
-    ("=3", ["is malformed"]),
-    ("training..lr=3", ["is malformed"]),
-    ("", ["override '' is malformed"]),
+    ("training.lr", ["it must be key=value such as training.lr=0.1"]),
+    ("=3", ["it must be key=value"]),
+    ("training..lr=3", ["it must be key=value"]),
+    ("", ["it must be key=value"]),
     ("trainig.lr=0.1", ["trainig is unknown", "nearest valid name is 'training'"]),
     ("trials=3", ["trials is unknown", "nearest valid name is 'budget.trials'"]),
     ("training.lrate=0.1", ["training.lrate is unknown", "nearest valid name is 'lr'"]),
     ("training.lr.peak=0.1", ["training.lr is 0.1", "no mapping"]),
     ("model.name=resnet18", ["model is 'cifar_resnet8'", "no mapping"]),
-    ("training.lr=[0.1", ["override of training.lr is not valid YAML"]),
+    ("training.lr=[0.1", ["its value is not valid YAML"]),
     ("training.lr={a: 1, a: 2}", ["key 'a' is given twice"]),
     ("training.lr=", ["training.lr is None", "finite number"]),
     ("search.lr.hihg=0.5", ["search.lr.hihg is unknown", "nearest valid name is 'high'"]),
@@ -298,8 +298,27 @@ WRONG_OVERRIDES = [
 @pytest.mark.parametrize(("override", "said"), WRONG_OVERRIDES, ids=[override for override, _ in WRONG_OVERRIDES])
 def test_a_wrong_override_is_one_sentence(override, said):
     text = message(load_study, "digits", [override])
+    # Who typed it is not sent to a file of the package.
+    assert text.startswith(f"--set '{override}': ")
+    assert "digits.yaml" not in text
     for fragment in said:
         assert fragment in text
+
+
+def test_of_several_overrides_those_are_named_that_are_to_blame():
+    wrong = "training.epoch=3"
+    assert message(load_study, "digits", ["seed=1", wrong, "name=a"]).startswith(f"--set '{wrong}': training.epoch is unknown")
+    # Alone the first one would be wrong too, and the second one mends it.
+    mended = ["dataset.name=folder", "dataset.side_px=64"]
+    assert message(load_study, "digits", [*mended, wrong]).startswith(f"--set '{wrong}': ")
+    # Neither alone is.
+    assert message(load_study, "digits", ["seed=-1", wrong]).startswith(f"--set 'seed=-1' --set '{wrong}': ")
+
+
+def test_a_file_that_is_wrong_itself_is_named_beside_right_overrides(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nmodle: cifar_resnet8\n")
+    assert message(load_study, str(path), ["seed=1"]).startswith(f"study file '{path}': modle is unknown")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import re
 import warnings
 import weakref
 
@@ -149,6 +150,9 @@ def test_what_a_training_says_is_in_its_own_log_only(job, tmp_path):
     finished(worker)
     talked, silent, broken = ((tmp_path / f"root-{number}" / "attempt-1" / "log.txt").read_text() for number in range(3))
     assert "a network for 10 classes" in talked
+    # Without a loss to tell, the broken one has no epoch.
+    epoch = r"Z epoch 1 of 1: training loss \d\.\d+, validation accuracy \d+\.\d\d%, [\d.]+ s$"
+    assert [len(re.findall(epoch, log, re.MULTILINE)) for log in (talked, silent, broken)] == [1, 1, 0]
     assert "classes" not in silent + broken
     assert "ZeroDivisionError: division by zero" in broken
 

@@ -7,21 +7,20 @@ When the machine is not quiet the calibration is repeated and then refused. Our 
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 import torch
 
 from trainers.config import TrainConfig
+from trainers.cores import available_cores, busy_seconds, own_seconds
 from trainers.cost import MAX_OTHERS_FRAC, CostTable, StepCost
-from trainers.device import available_cores, device_name, peak_memory_mib, reset_peak_memory, resolve_device, set_threads, versions
+from trainers.device import device_name, peak_memory_mib, reset_peak_memory, resolve_device, set_threads, versions
 from trainers.distributed import RankPool
 from trainers.downsampling import check_sides
 from trainers.errors import NoisyTimingError, RunError
@@ -38,7 +37,6 @@ WARM_UP_STEPS: Final = 2
 ATTEMPTS: Final = 5
 # GPU kernels are launched ahead of the device: a timed unit there is long enough to hide the launch of its first step.
 CUDA_BURST: Final = 5
-_PROC_STAT: Final = Path("/proc/stat")
 
 
 def cost_conditions(config: TrainConfig) -> dict[str, Any]:
@@ -253,14 +251,5 @@ class _LoadMeter:
 
     def _reading(self) -> tuple[float, float, float] | None:
         """Busy seconds of our cores, CPU seconds of all ranks, and the clock."""
-        if not _PROC_STAT.exists():
-            return None
-        cores = {f"cpu{core}" for core in available_cores()}
-        ticks = 0
-        for line in _PROC_STAT.read_text(encoding="ascii").splitlines():
-            name, *fields = line.split()
-            if name in cores:
-                user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in fields[:8])
-                ticks += user + nice + system + irq + softirq + steal
-        own = os.times()
-        return ticks / os.sysconf("SC_CLK_TCK"), self._ranks.total(own.user + own.system), time.monotonic()
+        busy_s = busy_seconds()
+        return None if busy_s is None else (busy_s, self._ranks.total(own_seconds()), time.monotonic())

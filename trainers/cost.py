@@ -95,7 +95,8 @@ class CostTable:
     def reason_to_doubt(self) -> str | None:
         """Why these figures should not be trusted, in words; None if they can be."""
         if self.others_frac is not None and self.others_frac > MAX_OTHERS_FRAC:
-            return f"other processes used {self.others_frac:.0%} of this machine's cores (at most {MAX_OTHERS_FRAC:.0%} may be)"
+            used = f"other processes used {self.others_frac:.0%} of the machine's cores while steps were timed"
+            return f"{used} (at most {MAX_OTHERS_FRAC:.0%} may be)"
         step, cost = max(self.costs.items(), key=lambda item: item[1].error_frac)
         if cost.error_frac > MAX_ERROR_FRAC:
             return (

@@ -10,6 +10,7 @@ from typing import Final
 
 import torch
 
+from trainers.cores import available_cores
 from trainers.errors import InputError
 
 _STATUS = Path("/proc/self/status")
@@ -46,11 +47,6 @@ def device_name(device: torch.device) -> str:
 def network_format(device: torch.device) -> torch.memory_format:
     """Of a network's filters: that of the images on CUDA. On a CPU it makes no difference, and filters are pooled faster as they are."""
     return IMAGE_FORMAT if device.type == "cuda" else torch.contiguous_format
-
-
-def available_cores() -> set[int]:
-    """The cores that this process may use."""
-    return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def set_threads(threads: int | None) -> int:

@@ -1,9 +1,9 @@
-"""Whether a full step of a training fits into the memory of the GPUs that this process may use."""
+"""Whether a training can be made at all: its network takes the sides, and a full step fits into the GPUs that this process may use."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -49,3 +49,12 @@ def training_state_bytes(config: TrainConfig, num_classes: int) -> int:
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
     copies = {"sgd": 2, "adamw": 3, "adam": 3}[config.optimizer] + config.weight_sampling.copies
     return parameters * copies + buffers * (2 if config.weight_sampling.copies else 1)
+
+
+def try_sides(config: TrainConfig, steps: Iterable[Step], num_classes: int) -> None:
+    """InputError where the network can't take the side or the kernels of one of the steps, as `check_sides` says it."""
+    from trainers.downsampling import check_sides
+    from trainers.models import build_model
+
+    full_px = config.data.full_px
+    check_sides(build_model(config.model, num_classes, full_px), steps, full_px, side_multiple=config.schedule.side_multiple)

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainers.device import available_cores, resolve_device
+from trainers.cores import available_cores
+from trainers.device import resolve_device
 from trainers.errors import InputError, RunError
 
 # torch's name for sharing buffers at every step, older and newer.

@@ -161,7 +161,7 @@ def _frame(trials: Sequence[CompletedTrial], results: StudyFront) -> pd.DataFram
     import pandas as pd
 
     rows = [row | _confirmed(row["number"], results) for row in trial_rows(trials, results)]
-    words = [describe_schedule(trial.params) for trial in trials]
+    words = [describe_schedule(trial.params, results.full_px) for trial in trials]
     frame = pd.DataFrame(rows).rename(columns={"number": "trial"})
     if rows:
         frame = frame.set_index("trial")

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from trainers.errors import DownsampleTunerError, InputError
 from trainers.wording import unbroken
 from tuner import cli_first_time
-from tuner.commands.options import AcceptNoisy, Address, AsJson, Checkpoints, Storage, Study
+from tuner.commands.options import AcceptNoisy, Address, AnyStudy, AsJson, Checkpoints, Storage, Study
 
 
 class _Commands(TyperGroup):
@@ -39,14 +39,34 @@ app = typer.Typer(
 app.add_typer(cli_first_time.app)
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"tuner {version('downsample-tuner')}")
+        raise typer.Exit
+
+
+@app.callback()
+def version_option(
+    version: Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Prints the version and exits.")] = False,
+) -> None:
+    """Declares what may stand before a command."""
+
+
 @app.command()
 def launch(
     study: Study,
     storage: Storage = None,
-    trials: Annotated[int | None, typer.Option(min=1, metavar="N", help="Finished trials in all, rivals included.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Finished trials in all, those at full resolution included.")
+    ] = None,
     timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Ends this launch, as in 2h or 90m.")] = None,
     address: Address = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key of the study file.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key of the study file, as in training.epochs=3; may be repeated."),
+    ] = None,
     checkpoints: Checkpoints = None,
     accept_noisy_timing: AcceptNoisy = False,
     notify: Annotated[
@@ -55,13 +75,15 @@ def launch(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only warnings, and the front at the end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="No progress, and the outcome as one JSON document.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Returns once it has begun; it goes on when this terminal is closed.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only prints the space, what it costs, and how far the budget goes.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only prints the space, what it costs, how far the budget goes, and what would keep it back.")
+    ] = False,
 ) -> None:
     """Runs a study, or continues it where it was left."""
     if dry_run:
         from tuner.commands.study import dry_run_study
 
-        dry_run_study(study, storage, trials, timeout, overrides or [])
+        dry_run_study(study, storage, trials, timeout, address, overrides or [], checkpoints)
         return
     if detach:
         from tuner.launching.detach import launch_detached
@@ -74,9 +96,7 @@ def launch(
 
 
 @app.command()
-def status(
-    study: Annotated[str | None, typer.Argument(metavar="[STUDY]")] = None, storage: Storage = None, as_json: AsJson = False
-) -> None:
+def status(study: AnyStudy = None, storage: Storage = None, as_json: AsJson = False) -> None:
     """What a study has done so far, or all studies of a database."""
     from tuner.commands.study import show_status
 
@@ -98,7 +118,7 @@ def logs(
 
 @app.command()
 def doctor(
-    study: Annotated[str | None, typer.Argument(metavar="[STUDY]")] = None,
+    study: AnyStudy = None,
     storage: Storage = None,
     address: Address = None,
     checkpoints: Annotated[str | None, typer.Option(metavar="PLACE", help="Folder or URL where a launch would keep checkpoints.")] = None,
@@ -166,15 +186,21 @@ def report(
 def best(
     study: Study,
     storage: Storage = None,
-    max_drop: Annotated[float | None, typer.Option(help="Fastest that loses at most this share of accuracy against the baseline.")] = None,
-    max_time: Annotated[float | None, typer.Option(help="Most accurate within this share of the baseline's time.")] = None,
-    knee: Annotated[bool, typer.Option("--knee", help="Where the front bends.")] = False,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Fastest that loses at most so much accuracy against the baseline: 0.005 is half a point."),
+    ] = None,
+    max_time: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Most accurate in so much of the baseline's time: 0.7 is 70 % of it.")
+    ] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="Where the front bends: little accuracy is left to gain with more time.")] = False,
     out: Annotated[str | None, typer.Option(metavar="PATH", help="Writes its schedule file.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """The one trial to take from a study."""
-    from tuner.commands.study import show_best
+    """The one trial to take from a study, and what its time and accuracy need. Give one of --max-drop, --max-time and --knee."""
+    from tuner.commands.best import show_best
 
-    show_best(study, storage, max_drop, max_time, knee, out)
+    show_best(study, storage, max_drop, max_time, knee, out, as_json)
 
 
 @app.command()
@@ -189,8 +215,10 @@ def stop(study: Study, storage: Storage = None) -> None:
 def dashboard(
     study: Study,
     storage: Storage = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond loopback the page needs the token in the URL that is printed.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
 ) -> None:
     """Shows a study in the browser as it is now, with Optuna's dashboard one click away."""
     from tuner.serving.dashboard import serve
@@ -216,42 +244,6 @@ def train(
 
 
 @app.command()
-def cost(
-    schedule: Annotated[str, typer.Argument(metavar="SCHEDULE", help="A schedule file.")],
-    model: Annotated[str, typer.Option(metavar="NAME", help="A network of ours, a torchvision classifier or your module:factory.")],
-    dataset: Annotated[
-        str, typer.Option(help="Whose side, classes and images are meant (cifar10, cifar100, fashion_mnist, digits, imagenet); not read.")
-    ] = "cifar10",
-    side_px: Annotated[int | None, typer.Option(metavar="N", help="Full side of your own images, in place of the dataset's.")] = None,
-    classes: Annotated[int | None, typer.Option(metavar="N", help="Likewise.")] = None,
-    images: Annotated[int | None, typer.Option(metavar="N", help="Likewise: how many are trained on.")] = None,
-    epochs: Annotated[int, typer.Option(metavar="N")] = 10,
-    batch_size: Annotated[int, typer.Option(metavar="N")] = 128,
-    precision: Annotated[str, typer.Option(help="fp32, or bf16 on CUDA.")] = "fp32",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(metavar="N", help="Of the CPU; by default one a core.")] = None,
-    accept_noisy_timing: AcceptNoisy = False,
-    as_json: AsJson = False,
-) -> None:
-    """Predicts in about a minute what a schedule would save, before anything is trained."""
-    from tuner.commands.cost import Workload, show_cost
-
-    workload = Workload(
-        model=model,
-        dataset=dataset,
-        side_px=side_px,
-        classes=classes,
-        images=images,
-        epochs=epochs,
-        batch_size=batch_size,
-        precision=precision,
-        device=device,
-        threads=threads,
-    )
-    show_cost(schedule, workload, accept_noisy=accept_noisy_timing, as_json=as_json)
-
-
-@app.command()
 def confirm(
     study: Study,
     storage: Storage = None,
@@ -264,18 +256,6 @@ def confirm(
     from tuner.commands.confirm import confirm_front
 
     confirm_front(study, storage, seeds, address, accept_noisy_timing, as_json)
-
-
-@app.command()
-def record(
-    study: Study,
-    storage: Storage = None,
-    out: Annotated[str | None, typer.Option(metavar="FILE", help="By default <study>.jsonl.gz.")] = None,
-) -> None:
-    """Writes a study as a table that searches can be replayed on."""
-    from tuner.replay.record import record_study
-
-    record_study(study, storage, out)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tuner.commands.options import AsJson, Storage
+from tuner.commands.options import AcceptNoisy, AsJson, Storage, Study
 
 app = typer.Typer()
 
@@ -38,6 +38,42 @@ def init(
 
 
 @app.command()
+def cost(
+    schedule: Annotated[str, typer.Argument(metavar="SCHEDULE", help="A schedule file.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="A network of ours, a torchvision classifier or your module:factory.")],
+    dataset: Annotated[
+        str, typer.Option(help="Whose side, classes and images are meant (cifar10, cifar100, fashion_mnist, digits, imagenet); not read.")
+    ] = "cifar10",
+    side_px: Annotated[int | None, typer.Option(metavar="N", help="Full side of your own images, in place of the dataset's.")] = None,
+    classes: Annotated[int | None, typer.Option(metavar="N", help="How many classes, in place of the dataset's.")] = None,
+    images: Annotated[int | None, typer.Option(metavar="N", help="How many images are trained on, in place of the dataset's.")] = None,
+    epochs: Annotated[int, typer.Option(metavar="N", help="Of the training that is asked about.")] = 10,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images a step.")] = 128,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 on CUDA.")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(metavar="N", help="Of the CPU; by default one a core.")] = None,
+    accept_noisy_timing: AcceptNoisy = False,
+    as_json: AsJson = False,
+) -> None:
+    """Predicts in about a minute what a schedule would save, before anything is trained."""
+    from tuner.commands.cost import Workload, show_cost
+
+    workload = Workload(
+        model=model,
+        dataset=dataset,
+        side_px=side_px,
+        classes=classes,
+        images=images,
+        epochs=epochs,
+        batch_size=batch_size,
+        precision=precision,
+        device=device,
+        threads=threads,
+    )
+    show_cost(schedule, workload, accept_noisy=accept_noisy_timing, as_json=as_json)
+
+
+@app.command()
 def compare(
     names: Annotated[list[str], typer.Argument(metavar="A B ...", help="Studies (names or files), or schedule files.")],
     storage: Storage = None,
@@ -48,3 +84,15 @@ def compare(
     from tuner.commands.compare import show_comparison
 
     show_comparison(names, storage, study, as_json)
+
+
+@app.command()
+def record(
+    study: Study,
+    storage: Storage = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="By default <study>.jsonl.gz.")] = None,
+) -> None:
+    """Writes a study as a table that searches can be replayed on."""
+    from tuner.replay.record import record_study
+
+    record_study(study, storage, out)

@@ -5,6 +5,7 @@ python docs/examples/plain_loop.py --schedule schedule.yaml
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from trainers import Downsampler, Schedule
+from trainers.errors import InputError
 
 CHECKPOINT = Path("plain_loop.pt")
 
@@ -29,10 +31,14 @@ def main() -> None:
     first_epoch = 0
     if CHECKPOINT.exists():
         saved = torch.load(CHECKPOINT, weights_only=True)
+        try:
+            downsampler.load_state_dict(saved["downsampler"])
+        except InputError as error:
+            sys.exit(f"{CHECKPOINT} is of another training, delete it to begin anew: {error}")
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        downsampler.load_state_dict(saved["downsampler"])
         first_epoch = saved["epochs"]
+        print(f"going on from {CHECKPOINT}, which has {first_epoch} of {args.epochs} epochs")
 
     for epoch in range(first_epoch, args.epochs):
         model.train()

@@ -16,11 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from studies.spec import StudySpec
+from trainers.cores import available_cores
 from tuner.launching.launch import INTERRUPTED, LaunchOptions, launch
 from tuner.launching.proposals import ListProposer, Proposal
 from tuner.launching.timing import COST_TABLES, DATASET_FACTS
 from tuner.results.confirmation import FIRST_FRESH_SEED, ConfirmedPoint, confirmation_name, confirmed_points, points_to_confirm
-from tuner.results.describe import describe_schedule, describe_training, printable
+from tuner.results.describe import describe_duration, describe_schedule, describe_training, printable
 from tuner.results.stored import study_front
 from tuner.storage.lookup import open_study, stored_spec
 from tuner.storage.store import StudyStore
@@ -39,10 +40,11 @@ def confirm_front(reference: str, storage: str | None, seeds: int, address: str 
     fresh = range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + seeds)
     proposals = [Proposal(_searched(trial, spec), trial.rival, seed) for seed in fresh for trial in chosen]
     trained = _trained(confirmation, spec)
-    missing = sum(_key(proposal.fixed, proposal.seed) not in trained for proposal in proposals)
-    console.print(f"confirming {len(chosen)} points of '{store.name}' with {seeds} seeds: {missing} of {len(proposals)} trainings are left")
-    if missing:
-        wanted = confirmation.finished_count() + missing
+    left = [trial for seed in fresh for trial in chosen if _key(_searched(trial, spec), seed) not in trained]
+    how_far = f"{len(left)} of {len(proposals)} trainings are left{_expected_time(left, spec, address)}"
+    console.print(f"confirming {len(chosen)} points of '{store.name}' with {seeds} seeds: {how_far}", soft_wrap=True)
+    if left:
+        wanted = confirmation.finished_count() + len(left)
         options = LaunchOptions(trials=wanted, address=address, accept_noisy_timing=accept_noisy_timing)
         outcome = launch(confirmation, spec, options, console, ListProposer(proposals))
         if outcome.stop_reason is not None:
@@ -54,6 +56,21 @@ def confirm_front(reference: str, storage: str | None, seeds: int, address: str 
         print(json.dumps({"study": store.name, "seeds": seeds, "points": [point.to_dict() for point in points]}, indent=2, allow_nan=False))
     else:
         _show(points, store.name, console)
+
+
+def _expected_time(left: Sequence[CompletedTrial], spec: StudySpec, address: str | None) -> str:
+    """How long what is left takes if each training takes as long as in the search; "" where nothing is left."""
+    seconds = sum(sum(trial.seconds.values()) for trial in left)
+    if not seconds:
+        return ""
+    if address is None and not spec.resources.gpus:
+        at_once = min(len(left), max(1, len(available_cores()) // spec.resources.cpus))
+        return f", about {_about(seconds / at_once)} with {at_once} at a time if each takes as long as in the search"
+    return f", about {_about(seconds)} one after the other if each takes as long as in the search"
+
+
+def _about(seconds: float) -> str:
+    return describe_duration(float(f"{seconds:.2g}"))
 
 
 def _confirmation_study(store: StudyStore) -> StudyStore:

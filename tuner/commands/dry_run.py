@@ -1,4 +1,4 @@
-"""What a launch would search and what that would cost, without starting anything: `tuner launch --dry-run`."""
+"""What a launch would search, what that would cost, and whether it could begin, without starting anything: `tuner launch --dry-run`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from studies.space import SearchSpace, canonical_params, possible_steps
 from studies.spec import StudySpec
 from trainers.cost import CostTable
 from trainers.schedule import Step
+from tuner.launching.display import waiting, warn
+from tuner.launching.doctor import check_here, check_this_node, kept_place, raise_problems, warnings_in
+from tuner.launching.node_checks import check_load
 from tuner.launching.timing import kept_timing
 from tuner.results.describe import describe_duration, describe_share, describe_training, printable
 from tuner.samplers.plan_cost import PlanCost
@@ -44,14 +47,41 @@ class Costs:
     source: str
 
 
+# Of the doctor's findings those that are said where they are right: what only the reader can see to.
+_SAID: Final = ("dataset", "image size", "steps", "network")
+
+
 def show_dry_run(spec: StudySpec, url: str, trials: int, timeout_s: int | None, console: Console) -> None:
     """Prints the space, the cost range, and how many trials the budget is expected to pay for."""
     console.print(Text(printable(f"study '{spec.name}': {spec.model} on {spec.dataset.name}, sampler {spec.sampler}")), soft_wrap=True)
     console.print(Text(f"baseline: full resolution, {describe_training(spec.baseline_params() | dict(spec.training))}"), soft_wrap=True)
     console.print(space_table(spec.search))
-    costs = expected_costs(spec, kept_timing(StudyStore.load(open_storage(url), spec.name)) if _is_stored(url, spec.name) else None)
+    costs = expected_costs(spec, _timing(spec, url))
     for line in [*_space_lines(spec), *_cost_lines(costs), *_budget_lines(spec, costs, trials, timeout_s)]:
         console.print(Text(printable(line)), soft_wrap=True)
+
+
+def check_before_launch(spec: StudySpec, url: str, address: str | None, checkpoints: str | None, console: Console) -> None:
+    """Says whether the images are there and the network takes their sides; RunError with all that a launch would refuse, too.
+
+    Of a cluster only the address: the rest is looked at on its nodes. GPUs are left to the doctor: they may be busy, or elsewhere.
+    """
+    place = checkpoints or kept_place(spec, url)
+    findings = check_here(spec, url, place, address=address)
+    if address is not None:
+        console.print("images and network are looked at on the nodes: tuner doctor with the same study and --address", soft_wrap=True)
+    elif not any(finding.what == "network" and finding.ok is False for finding in findings):
+        with waiting(console, "building the network"):
+            findings += check_this_node(spec, place, with_gpus=False)
+    if address is None and _timing(spec, url) is None:
+        findings.append(check_load())
+    # Of a network that was built the last one: that its module was found is no news then.
+    for what, sentence in {finding.what: finding.sentence for finding in findings if finding.ok is not False}.items():
+        if what in _SAID:
+            console.print(Text(printable(f"{what}: {sentence}")), soft_wrap=True)
+    for sentence in warnings_in(findings):
+        warn(console, sentence)
+    raise_problems(findings)
 
 
 def space_table(space: SearchSpace) -> Table:
@@ -91,8 +121,11 @@ def _by_pixels(spec: StudySpec) -> Mapping[Step, float]:
     return {step: step.batches * (step.side_px / full_px) ** 2 for step in possible_steps(spec.search, full_px)}
 
 
-def _is_stored(url: str, name: str) -> bool:
-    return holds_studies(url) and name in StudyStore.names(open_storage(url))
+def _timing(spec: StudySpec, url: str) -> tuple[CostTable, int] | None:
+    """None where no step of the study was timed yet, or nobody has launched it."""
+    if not holds_studies(url) or spec.name not in StudyStore.names(storage := open_storage(url)):
+        return None
+    return kept_timing(StudyStore.load(storage, spec.name))
 
 
 def _described(domain: Domain) -> str:
@@ -126,6 +159,11 @@ def _cost_lines(costs: Costs) -> Iterator[str]:
     )
     if costs.baseline_s is not None:
         yield f"the baseline trains for {describe_duration(costs.baseline_s)}"
+    else:
+        yield (
+            "minutes are known once its steps are timed: the same command with --trials 1 in place of --dry-run does so and trains the "
+            "baseline, which the search begins with anyway; then --dry-run says them"
+        )
 
 
 def _budget_lines(spec: StudySpec, costs: Costs, trials: int, timeout_s: int | None) -> Iterator[str]:

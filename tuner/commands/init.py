@@ -19,8 +19,10 @@ from studies.files import builtin_names, builtin_purpose, load_study
 from studies.rules import check_folder, check_gpus, check_model
 from studies.spec import StudySpec
 from studies.template import DATASETS, study_text
+from trainers.bounded_yaml import parse_yaml
 from trainers.checks import check_name
 from trainers.errors import InputError, nearest_name
+from trainers.image_sizes import FolderImages, look_at_images
 from trainers.wording import one_line, shown
 from tuner.commands.usage import check_out_file
 from tuner.results.describe import printable
@@ -92,10 +94,18 @@ def write_study_file(
     gpus = _asked_gpus() if gpus is None else gpus
     root = root or "data"
     name = name or _name(model, root if dataset == "folder" else dataset)
-    text = study_text(name=name, model=model, dataset=dataset, root=root, gpus=int(gpus) if gpus == int(gpus) else gpus)
+    check_folder("dataset.root", root)
+    found = look_at_images(Path(root) / "train") if dataset == "folder" else None
+    text = study_text(name=name, model=model, dataset=dataset, root=root, gpus=int(gpus) if gpus == int(gpus) else gpus, found=found)
     path = Path(out or f"{name}.yaml")
     _write(path, text, force=force)
-    _say_next(path, dataset, root)
+    print(printable(f"wrote {path}, which explains every key"))
+    if found is not None:
+        print(printable(_fitted(found, StudySpec.from_json_dict(parse_yaml(text)))))
+    elif dataset == "folder":
+        there = "which holds none" if (Path(root) / "train").is_dir() else "which is not there yet"
+        print(printable(f"the images are to lie in {Path(root) / 'train'}/<class>/, {there}"))
+    print(printable(f"next: tuner launch {shlex.quote(str(path))} --dry-run"))
 
 
 def check_model_name(model: str) -> None:
@@ -164,6 +174,17 @@ def _name(model: str, images: str) -> str:
     return words.strip("-._")[:80] or "study"
 
 
+def _fitted(found: FolderImages, spec: StudySpec) -> str:
+    """What was found in the folder, and what the file says therefore."""
+    few, training = "more than " if found.more else "", spec.training
+    size = "whose sizes could not be read" if found.shorter_px is None else f"about {found.shorter_px} px on the shorter side"
+    steps = max(1, found.trained_on(spec.dataset) // training.batch_size)
+    return (
+        f"{found.folder} holds {few}{found.images:,} images of {found.classes} classes, {size}; therefore side_px {spec.dataset.full_px}, "
+        f"batch_size {training.batch_size} ({few}{steps} step{'s' if steps > 1 else ''} an epoch), lr {training.lr:g}"
+    )
+
+
 def _write(path: Path, text: str, *, force: bool) -> None:
     if path.exists() and not force:
         rule = f"it must not be overwritten: give --out {_free(path)}, or --force to lose it"
@@ -183,10 +204,3 @@ def _free(path: Path) -> str:
     while (free := path.with_stem(f"{path.stem}-{number}")).exists():
         number += 1
     return shlex.quote(str(free))
-
-
-def _say_next(path: Path, dataset: str, root: str) -> None:
-    print(printable(f"wrote {path}, which explains every key"))
-    if dataset == "folder" and not (Path(root) / "train").is_dir():
-        print(printable(f"the images are to lie in {Path(root) / 'train'}/<class>/, which is not there yet"))
-    print(printable(f"next: tuner launch {shlex.quote(str(path))} --dry-run"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,12 +17,11 @@ def _study_names(incomplete: str) -> list[str]:
     return [name for name in (*builtin_names(), *here) if name.startswith(incomplete)]
 
 
-Study = Annotated[
-    str,
-    typer.Argument(
-        metavar="STUDY", help="A study's name, or a study file (built-in ones too) whose name is meant.", autocompletion=_study_names
-    ),
-]
+_STUDY: Any = typer.Argument(
+    metavar="STUDY", help="A study's name, or a study file: a built-in one such as digits, or your own.", autocompletion=_study_names
+)
+Study = Annotated[str, _STUDY]
+AnyStudy = Annotated[str | None, _STUDY]
 Storage = Annotated[
     str | None,
     typer.Option("--storage", metavar="URL", help="Database; else TUNER_STORAGE, else the study file's, else sqlite:///tuner.db."),

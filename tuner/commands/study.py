@@ -20,11 +20,10 @@ from trainers.errors import DownsampleTunerError, InputError, RunError
 from tuner.commands.usage import check_out_file, check_out_folder
 from tuner.launching.dispatcher import STOP_REQUEST
 from tuner.launching.places import check_checkpoints
-from tuner.results.answer import best_answer, best_details, best_trial
-from tuner.results.best import best_for_drop, best_for_time, knee
+from tuner.launching.timing import timing_doubt
 from tuner.results.confirmation import confirmation_words, confirmed_front
 from tuner.results.describe import printable
-from tuner.results.export import DEFAULT_PATHS, Format, front_table, render, save_schedule, write_export
+from tuner.results.export import DEFAULT_PATHS, Format, front_table, render, write_export
 from tuner.results.front import hypervolume
 from tuner.storage.lookup import database_url, open_study, spec_to_launch, stored_spec
 from tuner.storage.opening import open_existing, open_storage
@@ -76,7 +75,10 @@ def _print_outcome(store: StudyStore, outcome: LaunchOutcome, wanted: int) -> No
     results = confirmed_front(store)
     if results.completed:
         console.print(front_table(results))
-    console.print(f"{outcome.finished} of {wanted} trials are finished")
+    interrupted = len(store.trials().interrupted)
+    console.print(f"{outcome.finished} of {wanted} trials are finished{_go_on(interrupted)}", soft_wrap=True)
+    if (doubt := timing_doubt(store)) is not None:
+        console.print(doubt, soft_wrap=True)
     if outcome.stop_reason is not None:
         go_on = "raise that rule of its budget to go on" if outcome.enough else "give the same command again to go on"
         console.print(Text(printable(f"stopped, because {outcome.stop_reason}; {go_on}")), soft_wrap=True)
@@ -124,13 +126,24 @@ def study_to_launch(
     )
 
 
-def dry_run_study(reference: str, storage: str | None, trials: int | None, timeout: str | None, overrides: Sequence[str]) -> None:
+def dry_run_study(
+    reference: str,
+    storage: str | None,
+    trials: int | None,
+    timeout: str | None,
+    address: str | None,
+    overrides: Sequence[str],
+    checkpoints: str | None,
+) -> None:
     """`tuner launch --dry-run`."""
-    from tuner.commands.dry_run import show_dry_run
+    from tuner.commands.dry_run import check_before_launch, show_dry_run
 
+    check_checkpoints(checkpoints)
     spec = spec_to_launch(reference, storage, overrides)
     timeout_s = spec.budget.timeout_s if timeout is None else parse_duration(timeout)
-    show_dry_run(spec, database_url(storage, spec.storage), trials or spec.budget.trials, timeout_s, Console())
+    url, console = database_url(storage, spec.storage), Console()
+    show_dry_run(spec, url, trials or spec.budget.trials, timeout_s, console)
+    check_before_launch(spec, url, address, checkpoints, console)
 
 
 def show_status(reference: str | None, storage: str | None, as_json: bool) -> None:
@@ -167,30 +180,6 @@ def export_front(reference: str, storage: str | None, export_format: str, out: s
         sys.stdout.write(str(render(results, chosen)))
 
 
-def show_best(
-    reference: str, storage: str | None, max_drop: float | None, max_time: float | None, take_knee: bool, out: str | None
-) -> None:
-    """`tuner best`."""
-    asked = {"--max-drop": max_drop is not None, "--max-time": max_time is not None, "--knee": take_knee}
-    if sum(asked.values()) != 1:
-        given = ", ".join(option for option, is_given in asked.items() if is_given) or "none"
-        raise InputError(f"tuner best needs exactly one of --max-drop, --max-time and --knee, given: {given}")
-    check_out_file(out)
-    results = confirmed_front(open_study(reference, storage))
-    if not results.completed:
-        raise RunError(f"study '{results.study}' has no completed trial yet, so it has no best one")
-    if max_drop is not None:
-        chosen = best_trial(results, partial(best_for_drop, max_drop=max_drop))
-    elif max_time is not None:
-        chosen = best_trial(results, partial(best_for_time, max_time=max_time))
-    else:
-        chosen = best_trial(results, knee)
-    print(best_answer(chosen, results))
-    print(best_details(chosen, results))
-    if out is not None:
-        print(save_schedule(chosen, results, out))
-
-
 def stop_study(reference: str, storage: str | None) -> None:
     """`tuner stop`."""
     store = open_study(reference, storage)
@@ -223,18 +212,20 @@ def _status(store: StudyStore) -> dict[str, Any]:
         "completed": len(trials.completed),
         "pruned": len(trials.pruned),
         "running": [{"number": trial.number, "attempt": trial.attempt, "owner": trial.owner} for trial in trials.running],
-        "failed": [{"number": trial.number, "kind": trial.kind, "reason": trial.reason} for trial in trials.failed],
+        "interrupted": [{"number": trial.number, "reason": trial.reason} for trial in trials.interrupted],
+        "failed": [{"number": trial.number, "kind": trial.kind, "reason": trial.reason} for trial in trials.failures],
         "front": [trial.number for trial in results.front],
         "hypervolume": hypervolume(results.completed, results.objectives),
         "confirmed": confirmation_words(results),
         "confirmation": results.confirmation and results.confirmation.to_dict(),
+        "timing_doubt": timing_doubt(store),
     }
 
 
 def _print_status(found: dict[str, Any], console: Console) -> None:
     counts = (
         f"{found['completed']} completed, {found['pruned']} stopped early, {len(found['running'])} running, "
-        f"{len(found['failed'])} failed attempts; the study file asks for {found['wanted']}"
+        f"{len(found['failed'])} failed attempts{_go_on(len(found['interrupted']))}; the study file asks for {found['wanted']}"
     )
     console.print(Text(printable(f"study '{found['study']}': {counts}")))
     volume = found["hypervolume"]
@@ -242,18 +233,26 @@ def _print_status(found: dict[str, Any], console: Console) -> None:
         numbers = ", ".join(map(str, found["front"]))
         console.print(f"{len(found['front'])} trials on the front: {numbers}" + ("" if volume is None else f"; hypervolume {volume:.4f}"))
         console.print(Text(found["confirmed"]), soft_wrap=True)
+    if found["timing_doubt"] is not None:
+        console.print(Text(found["timing_doubt"]), soft_wrap=True)
     for trial in found["running"]:
         owner = trial["owner"]
         console.print(Text(printable(f"trial {trial['number']} is trained by process {owner.get('pid')} on {owner.get('host')}")))
+    for trial in found["interrupted"]:
+        console.print(Text(printable(f"trial {trial['number']} was interrupted: {trial['reason']}")))
     for trial in found["failed"]:
         console.print(Text(printable(f"trial {trial['number']} failed ({trial['kind']}): {trial['reason']}")))
 
 
+def _go_on(interrupted: int) -> str:
+    return f", {interrupted} interrupted, which the next launch goes on with" if interrupted else ""
+
+
 def _studies_table(found: Sequence[dict[str, Any]]) -> Table:
     table = Table()
-    for heading in ("study", "completed", "stopped early", "running", "failed attempts", "on the front"):
+    for heading in ("study", "completed", "stopped early", "running", "interrupted", "failed attempts", "on the front"):
         table.add_column(heading, justify="left" if heading == "study" else "right")
     for one in found:
-        counts = (one["completed"], one["pruned"], len(one["running"]), len(one["failed"]), len(one["front"]))
+        counts = (one["completed"], one["pruned"], *(len(one[what]) for what in ("running", "interrupted", "failed", "front")))
         table.add_row(Text(printable(one["study"])), *map(str, counts))
     return table

@@ -18,6 +18,7 @@ import studies
 import trainers
 import tuner
 from studies.spec import StudySpec
+from trainers.cores import available_cores
 from trainers.environment import training_environment
 from trainers.errors import RunError
 from tuner.launching.display import waiting
@@ -35,6 +36,8 @@ _SETTINGS = {
 }
 # Ray binds its servers to every interface unless the node's address is loopback, and this is what makes it choose loopback.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+_RAY_TIMEOUT = "timed out during startup"
 
 
 @contextmanager
@@ -59,7 +62,8 @@ def _connect(address: str | None, runtime_env: dict[str, Any]) -> None:
     try:
         ray.init(
             address=address or "local",  # None would join whatever cluster was started on this machine
-            num_cpus=None if address else available_cpus(),
+            # A launch never gives out more threads than there are cores that it may use.
+            num_cpus=None if address else len(available_cores()),
             include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -67,13 +71,11 @@ def _connect(address: str | None, runtime_env: dict[str, Any]) -> None:
         )
     # Ray raises bare exceptions too, such as for a node that takes too long to start.
     except Exception as error:  # noqa: BLE001
-        place = f"at {address}" if address else "on this machine"
-        raise RunError(f"Ray {place} can't be used: {' '.join(str(error).split())}") from None
-
-
-def available_cpus() -> int:
-    """Cores that this process may use: a launch never gives out more threads than there are cores."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        place, reason = f"at {address}" if address else "on this machine", " ".join(str(error).split())
+        if _RAY_TIMEOUT in reason:
+            why = "did not start in time, probably because the machine is busy"
+            raise RunError(f"Ray {place} {why}: give the same command again") from None
+        raise RunError(f"Ray {place} can't be used: {reason}") from None
 
 
 def _slots(nodes: list[dict[str, Any]], spec: StudySpec) -> int:

@@ -62,7 +62,8 @@ class LaunchDisplay:
 
     def _time_left(self) -> str:
         done = self._dispatcher.finished - self._first_finished
-        if done <= 0:
+        # The time until a first round of trials has ended is mostly that of one trial, however many run at once.
+        if done < max(1, self._dispatcher.slots):
             return ""
         each_s = (time.monotonic() - self._started_s) / done
         left_s = each_s * max(0, self._dispatcher.trials - self._dispatcher.finished)

@@ -21,17 +21,19 @@ from rich.text import Text
 from sqlalchemy import Connection, false, make_url, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from studies.space import possible_steps
 from studies.spec import StudySpec
 from trainers.config import TrainConfig
 from trainers.errors import DownsampleTunerError, InputError, RunError
+from tuner.launching.image_checks import check_images
 from tuner.launching.node_checks import (
     LEAST_FREE_MIB,
     Finding,
     NodeOrder,
     check_cores,
-    check_data,
     check_disk,
     check_gpus,
+    check_load,
     check_module,
     check_network,
     check_node,
@@ -51,25 +53,26 @@ from tuner.storage.store import StudyStore
 NODE_PATIENCE_S: Final = 180.0
 _CONNECT_S: Final = 3.0
 _MARKS: Final = {True: ("✓", "green"), False: ("✗", "red"), None: ("\N{EN DASH}", "dim")}
+_WARNING_MARK: Final = ("!", "yellow")
 
 
 def show_doctor(study: str | None, storage: str | None, address: str | None, checkpoints: str | None, as_json: bool) -> None:
-    """`tuner doctor`: all findings, and exit code 1 where one is wrong."""
+    """`tuner doctor`: all findings, and exit code 1 where one would keep a launch from beginning."""
     spec = None
     if study is not None:
         # A database that is away is one finding among others; what else can't be known without it is left out.
         with suppress(RunError):
             spec = spec_to_launch(study, storage, [])
     url = resolve_url(storage, spec.storage if spec else None)
-    place = checkpoints or _place(spec, url)
+    place = checkpoints or kept_place(spec, url)
     findings = check_here(spec, url, place, address=address)
     if spec is not None:
-        findings += _nodes_of(spec, place, address, Console(stderr=True)) if address else check_this_node(spec, place)
+        findings += _nodes_of(spec, place, address, Console(stderr=True)) if address else [check_load(), *check_this_node(spec, place)]
     if as_json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:
         Console().print(_table(findings))
-    if any(finding.ok is False for finding in findings):
+    if any(finding.ok is False and finding.stops for finding in findings):
         sys.exit(1)
 
 
@@ -97,16 +100,16 @@ def check_here(
         findings.append(check_cores(spec.resources.cpus))
     if spec is not None:
         if address is None:
-            findings.append(check_data(_training(spec).data))
+            findings += check_images(_training(spec))
         if (module := check_module(spec.model)) is not None:
             findings.append(module)
     return findings
 
 
-def check_this_node(spec: StudySpec, place: str) -> list[Finding]:
-    """The slow rest of what a node must be able to, in this process: its network, and a full step on its GPUs."""
-    order = NodeOrder(_training(spec), place, trials=1, gpus=spec.resources.gpus)
-    return [*check_network(order), *(check_gpus(order) if order.gpus else [])]
+def check_this_node(spec: StudySpec, place: str, *, with_gpus: bool = True) -> list[Finding]:
+    """The slow rest of what a node must be able to, in this process: its network at all sides, and a full step on its GPUs."""
+    order = NodeOrder(_training(spec), place, trials=1, gpus=spec.resources.gpus, steps=possible_steps(spec.search, spec.dataset.full_px))
+    return [*check_network(order), *(check_gpus(order) if order.gpus and with_gpus else [])]
 
 
 def check_nodes(spec: StudySpec, place: str) -> list[Finding]:
@@ -138,7 +141,7 @@ def check_database(database: str | RDBStorage) -> list[Finding]:
     except InputError as error:
         return [Finding("database", False, str(error))]
     except RunError as error:
-        return [Finding("database", False, f"{error}: is it running, and is its URL right?")]
+        return [Finding("database", False, str(error) if str(error).endswith("?") else f"{error}: is it running, and is its URL right?")]
     except SQLAlchemyError as error:
         reason = masked(str(getattr(error, "orig", None) or error).strip().splitlines()[0])
         return [Finding("database", False, f"the database can't be written: {reason}")]
@@ -251,7 +254,7 @@ def _training(spec: StudySpec) -> TrainConfig:
     )
 
 
-def _place(spec: StudySpec | None, url: str) -> str:
+def kept_place(spec: StudySpec | None, url: str) -> str:
     """Where the study keeps its checkpoints, or would; asking must not make it."""
     kept = None
     with suppress(DownsampleTunerError):
@@ -291,6 +294,6 @@ def _clock(ahead_s: float) -> Finding:
 def _table(findings: Sequence[Finding]) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 1))
     for finding in findings:
-        mark, colour = _MARKS[finding.ok]
+        mark, colour = _WARNING_MARK if finding.ok is False and not finding.stops else _MARKS[finding.ok]
         table.add_row(Text(mark, style=colour), Text(finding.what), Text(printable(finding.sentence)))
     return table

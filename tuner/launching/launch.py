@@ -29,14 +29,14 @@ from tuner.launching.dispatcher import STOP_REQUEST, Dispatcher
 from tuner.launching.display import LaunchDisplay, calibration_progress, waiting, warn
 from tuner.launching.doctor import check_here, check_nodes, raise_problems, warnings_in
 from tuner.launching.maker import TrialMaker
-from tuner.launching.node_checks import Finding
+from tuner.launching.node_checks import Finding, check_load
 from tuner.launching.notices import Event, Notice, Notifier, watching
 from tuner.launching.places import study_place
 from tuner.launching.pricing import FirstBaseline, Pricing
 from tuner.launching.proposals import Proposer, SearchProposer
 from tuner.launching.provenance import code_commit
 from tuner.launching.stop_rules import StopRules
-from tuner.launching.timing import data_root, device_kinds, study_timing, trial_device
+from tuner.launching.timing import COST_TABLES, data_root, device_kinds, study_timing, timing_doubt, trial_device
 from tuner.results.stored import study_front
 from tuner.samplers.build import build_sampler
 from tuner.samplers.plan_cost import PlanCost
@@ -92,11 +92,14 @@ def launch(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: 
     rules = StopRules(spec) if proposer is None and StopRules(spec).any else None
     if rules is not None and (enough := rules.reason(store.trials())) is not None:
         return LaunchOutcome(finished, enough, enough=True)
+    if _times_steps_here(store, options):
+        # The first thing that is said: the refusal itself comes after minutes.
+        _examine([check_load()], console)
     _examine(check_here(spec, store.storage, place, address=options.address), console)
     deadline_s = None if options.timeout_s is None else time.monotonic() + options.timeout_s
     with ray_cluster(options.address, spec, console) as slots:
         _examine(check_nodes(spec, place), console)
-        pricing = _pricing(store, spec, options, console)
+        pricing = _pricing(store, spec, options, console, of_search=proposer is None)
         maker = TrialMaker(
             spec=spec,
             proposer=proposer or SearchProposer(spec),
@@ -120,6 +123,8 @@ def launch(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: 
         display = LaunchDisplay(console, dispatcher, lambda: study_front(store))
         with _stopping_on_signals(dispatcher, console), display.showing(), watching(dispatcher, _teller(dispatcher, options.notifier)):
             _run_trials(dispatcher, spec)
+    if (sentence := pricing.held_up.summary()) is not None:
+        console.print(sentence, soft_wrap=True)
     if dispatcher.finished >= options.trials:
         return LaunchOutcome(dispatcher.finished)
     return LaunchOutcome(dispatcher.finished, dispatcher.stop_reason, dispatcher.enough)
@@ -131,15 +136,20 @@ def _examine(findings: Sequence[Finding], console: Console) -> None:
         warn(console, sentence)
 
 
-def _pricing(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: Console) -> Pricing:
+def _times_steps_here(store: StudyStore, options: LaunchOptions) -> bool:
+    """Whether this machine's load may keep step times from being measured: not on a cluster, nor where all prices are known."""
+    return options.address is None and not options.accept_noisy_timing and not store.get_attr(COST_TABLES)
+
+
+def _pricing(store: StudyStore, spec: StudySpec, options: LaunchOptions, console: Console, *, of_search: bool) -> Pricing:
     with waiting(console, "loading torch and the images on each kind of device"):
         devices = device_kinds(spec)
     with calibration_progress(console) as on_progress:
         timing = study_timing(store, spec, devices, accept_noisy=options.accept_noisy_timing, on_progress=on_progress)
-    if (reason := timing.reference.reason_to_doubt()) is not None:
+    if (doubt := timing_doubt(store)) is not None:
         # The first table prices a study for good, so that its trials stay comparable.
         better = f"--set name={spec.name}-quiet on an otherwise idle machine starts a study with better ones"
-        warn(console, f"this study's relative times are worth less, because {reason}; {better}")
+        warn(console, f"this study's {doubt}; {better if of_search else 'the accuracies that are confirmed do not depend on them'}")
     return Pricing(
         objectives=spec.objectives,
         reference=timing.reference,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import importlib.machinery
 import importlib.util
-import os
 import platform
 import shutil
 import tempfile
@@ -15,10 +14,14 @@ from pathlib import Path
 from typing import Final
 
 from trainers.config import DataConfig, TrainConfig
+from trainers.cores import available_cores, others_frac
+from trainers.cost import MAX_OTHERS_FRAC
 from trainers.errors import DownsampleTunerError, InputError
 from trainers.places import RootPlace, shown_place
+from trainers.schedule import Step
 
 LEAST_FREE_MIB: Final = 100.0
+_LOAD_S: Final = 1.0
 PACKAGES: Final = ("torch", "torchvision", "ray", "optuna", "sqlalchemy")
 # An attempt keeps two checkpoints, and a third while it is being written.
 _CHECKPOINTS_A_TRIAL: Final = 3
@@ -45,6 +48,7 @@ class NodeOrder:
     """What to check on a node.
 
     trials: at once there. marker: a file that the driver made in the place, for folders on its own disks. versions: the driver's.
+    steps: at whose sides the network is tried; none where a calibration follows, which does it.
     """
 
     config: TrainConfig
@@ -53,6 +57,7 @@ class NodeOrder:
     gpus: float = 0
     marker: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    steps: frozenset[Step] = frozenset()
 
 
 def check_node(order: NodeOrder) -> list[Finding]:
@@ -196,21 +201,25 @@ def _find_in_current_folder(module: str) -> bool:
 
 
 def check_network(order: NodeOrder) -> list[Finding]:
-    """Builds the network, which imports the user's module, and compares what its checkpoints need with what is free."""
+    """Builds the network, which imports the user's module, tries its sides, and compares what its checkpoints need with what is free."""
     config, classes = order.config, class_count(order.config.data)
     if classes is None:
         return [Finding("network", None, f"'{config.model}' was not built, because the number of classes isn't known")]
     try:
-        from trainers.full_step import training_state_bytes
+        from trainers.full_step import training_state_bytes, try_sides
 
         mib = training_state_bytes(config, classes) / 2**20
+        if order.steps:
+            try_sides(config, order.steps, classes)
     except DownsampleTunerError as error:
         return [Finding("network", False, str(error))]
     except Exception as error:  # noqa: BLE001  a user's factory may raise anything
         return [Finding("network", False, f"network '{config.model}' can't be built: {type(error).__name__}: {error}")]
     needed_mib = mib * _CHECKPOINTS_A_TRIAL * order.trials
     enough = check_disk({f"{order.trials} trials at once need {_size(needed_mib)} for checkpoints": order.place}, needed_mib)
-    built = Finding("network", True, f"'{config.model}' with {classes} classes; a checkpoint takes about {_size(mib)}")
+    sides = sorted({step.side_px for step in order.steps})
+    takes = f" takes {len(sides)} side{'s' if len(sides) > 1 else ''} from {sides[0]} to {sides[-1]} px" if sides else ""
+    built = Finding("network", True, f"'{config.model}' with {classes} classes{takes}; a checkpoint takes about {_size(mib)}")
     return [built, *(finding for finding in enough if not finding.ok)]
 
 
@@ -242,10 +251,22 @@ def _fits(device: str, peak_mib: float, free_mib: float, gpus: float) -> Finding
 
 def check_cores(cpus: int) -> Finding:
     """Whether a trial's cores are there."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = len(available_cores())
     if cpus > usable:
         return Finding("cores", False, f"a trial takes {cpus} cores, but only {usable} may be used: set resources.cpus to {usable} or less")
     return Finding("cores", True, f"{usable} may be used; a trial takes {cpus}, with as many threads")
+
+
+def check_load() -> Finding:
+    """Whether other processes leave enough of the cores for step times to be measured; takes a second. Nobody is kept from beginning."""
+    used = others_frac(_LOAD_S)
+    if used is None:
+        return Finding("load", None, "what other processes use of the cores is not known on this system")
+    sentence = f"other processes use {used:.0%} of this machine's cores (at most {MAX_OTHERS_FRAC:.0%} may be used while steps are timed)"
+    if used <= MAX_OTHERS_FRAC:
+        return Finding("load", True, sentence)
+    refused = "so the timing before a study's first trial will probably be refused, after some minutes"
+    return Finding("load", False, f"{sentence}, {refused}: wait until they are done, or give --accept-noisy-timing", stops=False)
 
 
 def check_versions() -> Finding:

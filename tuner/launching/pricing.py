@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from trainers.config import TrainConfig
@@ -13,6 +13,10 @@ from tuner.storage.trials import CompletedTrial
 
 # A trial that took longer or shorter than was predicted by more than this share is flagged.
 MAX_OBSERVED_DEVIATION: Final = 0.10
+# Our own choices: loading is named where it takes at least this share of the time beyond the prediction, and so many lines of a launch say
+# why a trial took longer.
+_LEAST_EXPLAINED_FRAC: Final = 0.5
+LINES_IN_FULL: Final = 3
 
 
 class FirstBaseline:
@@ -29,12 +33,39 @@ class FirstBaseline:
         return self._found
 
 
+class HeldUp:
+    """The trials of one launch that took longer than was predicted: why, of the first few, and how many there were in all."""
+
+    def __init__(self) -> None:
+        self._by_loading = self._by_others = 0
+
+    def words(self, stored: Mapping[str, Any]) -> str | None:
+        """What its line is to say of a finished trial. stored: its record as it is stored."""
+        # A trial that took less than predicted only had fewer neighbours than the baseline: its note says so, that is enough.
+        if (warning := wall_time_warning(stored)) is None or _beyond_prediction(stored) < 0:
+            return None
+        self._by_loading += _loading_explains(stored)
+        self._by_others += not _loading_explains(stored)
+        count = self._by_loading + self._by_others
+        return None if count > LINES_IN_FULL else f"{warning}; further ones are only counted" if count == LINES_IN_FULL else warning
+
+    def summary(self) -> str | None:
+        """How many there were, with the reason; None where all have been told."""
+        if (count := self._by_loading + self._by_others) <= LINES_IN_FULL:
+            return None
+        causes = {"other processes": self._by_others, "loading": self._by_loading}
+        why = " and ".join(f"{cause} in {times}" for cause, times in causes.items() if times)
+        longer = f"{count} trials took over {MAX_OBSERVED_DEVIATION:.0%} longer than was predicted"
+        return f"{longer}, probably because of {why}; their relative times are priced step by step and do not depend on it"
+
+
 @dataclass(frozen=True, slots=True)
 class Pricing:
     """How a study's trials are valued.
 
     reference: the cost table that relative_time is priced with, the same for all trials of the study. tables: by device, to compare with
     what a trial really took. baseline_steps: optimizer steps of the study's full training. baseline: that training, once it is completed.
+    held_up: what `line` has said of trials that took longer than was predicted.
     """
 
     objectives: tuple[str, ...]
@@ -43,6 +74,7 @@ class Pricing:
     baseline_steps: int
     commit: str
     baseline: Callable[[], CompletedTrial | None] = lambda: None
+    held_up: HeldUp = field(default_factory=HeldUp)
 
     def values(self, record: dict[str, Any], *, alone: bool) -> tuple[dict[str, float], dict[str, Any]]:
         """Objective values of a worker's record, and the record as it is stored."""
@@ -69,9 +101,7 @@ class Pricing:
     def line(self, number: int, config: TrainConfig, values: Mapping[str, float], stored: Mapping[str, Any]) -> str:
         """A finished trial in one line. stored: the record as it is stored."""
         shown = ", ".join(f"{name} {describe_value(name, value)}" for name, value in values.items())
-        # A trial that took less than predicted only had fewer neighbours than the baseline: its note says so, that is enough.
-        held_up = (stored["relative_wall_time"] or 0.0) > stored["metrics"]["relative_time"]
-        words = [f"{config.epochs} epochs, {describe_schedule(config.schedule.to_dict())}", wall_time_warning(stored) if held_up else None]
+        words = [f"{config.epochs} epochs, {describe_schedule(config.schedule.to_dict())}", self.held_up.words(stored)]
         return f"trial {number} finished: {shown}; {'; '.join(word for word in words if word)}"
 
     def _note(self, stored: Mapping[str, Any]) -> str:
@@ -110,11 +140,29 @@ def wall_time_warning(stored: Mapping[str, Any]) -> str | None:
     observed, predicted = stored["relative_wall_time"], stored["metrics"]["relative_time"]
     if observed is None or abs(observed / predicted - 1) <= MAX_OBSERVED_DEVIATION:
         return None
-    loading = stored["seconds"]["data"] / _wall_seconds(stored["seconds"])
-    return (
-        f"its wall time relative to the baseline was {describe_share(observed)}, {describe_share(predicted)} was predicted: "
-        f"loading takes {describe_share(loading)} of it"
-    )
+    if observed < predicted:
+        why = "probably other processes slowed the baseline down"
+    elif _loading_explains(stored):
+        why = f"loading takes {describe_share(_loading_frac(stored))} of it"
+    else:
+        why = "probably other processes slowed it down"
+    return f"its wall time relative to the baseline was {describe_share(observed)}, {describe_share(predicted)} was predicted: {why}"
+
+
+def _beyond_prediction(stored: Mapping[str, Any]) -> float:
+    beyond: float = stored["relative_wall_time"] - stored["metrics"]["relative_time"]
+    return beyond
+
+
+def _loading_explains(stored: Mapping[str, Any]) -> bool:
+    """Whether loading, which the price leaves out, may explain a good part of what a trial took beyond its price."""
+    observed: float = stored["relative_wall_time"]
+    return _loading_frac(stored) * observed >= _LEAST_EXPLAINED_FRAC * _beyond_prediction(stored)
+
+
+def _loading_frac(stored: Mapping[str, Any]) -> float:
+    frac: float = stored["seconds"]["data"] / _wall_seconds(stored["seconds"])
+    return frac
 
 
 def _wall_seconds(seconds: Mapping[str, float]) -> float:

@@ -69,6 +69,16 @@ def kept_timing(store: StudyStore) -> tuple[CostTable, int] | None:
     return (CostTable.from_dict(tables[0]), facts["steps_per_epoch"]) if tables and facts else None
 
 
+def timing_doubt(store: StudyStore) -> str | None:
+    """Why the relative times of a study's trials are worth less, in a sentence without its full stop; None where they are not.
+
+    Asks the first cost table alone, because it prices all trials.
+    """
+    tables = store.get_attr(COST_TABLES)
+    reason = CostTable.from_dict(tables[0]).reason_to_doubt() if tables else None
+    return None if reason is None else f"relative times are worth less, because {reason}"
+
+
 def _kept_tables(store: StudyStore, new: Sequence[CostTable]) -> list[CostTable]:
     """The study's tables with `new` ones added: several drivers may time at once, and what the first one kept stays the first."""
     added = [table.to_dict() for table in new]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trainers.config import TrainConfig
     from trainers.distributed import RankPool
     from trainers.loop import Training
+    from trainers.result import EpochReport
 
 
 # Each report costs a round trip through Tune, which short epochs would feel; a trial can be stopped at its reports only.
@@ -90,13 +91,22 @@ class TrialWorker(tune.Trainable):
             self._training = pool.start(Training, self._job.config, watchdog=watchdog)
         report_at = time.monotonic() + REPORT_EVERY_S
         while not self._training.done:
-            epoch = pool.call(self._training.run_epoch)
+            epoch = self._run_epoch(pool)
             if not self._training.done and time.monotonic() >= report_at:
                 return _progress(self._training, epoch.train_loss)
         with watchdog:
             record = _record(self._training, self._job)
         self._keep(record)
         return TrialDone(record)
+
+    def _run_epoch(self, pool: RankPool) -> EpochReport:
+        assert self._training is not None
+        started_s = time.monotonic()
+        epoch = pool.call(self._training.run_epoch)
+        seconds = time.monotonic() - started_s
+        figures = f"training loss {epoch.train_loss:.4g}, validation accuracy {epoch.val_accuracy:.2%}, {seconds:.3g} s"
+        print(f"epoch {epoch.epoch} of {self._job.config.epochs}: {figures}")
+        return epoch
 
     def _started_log(self) -> TrialLog:
         if self._log is None:

@@ -80,7 +80,8 @@ function code(study, point, detail) {
   const shown = element("pre", { tabindex: 0, role: "group", "aria-label": `Code for trial ${point.number}` }, element("code", {}, text));
   const href = `data:application/yaml;charset=utf-8,${encodeURIComponent(detail.file)}`;
   const copy = button("Copy code", {}, () => copied(copy, shown, text));
-  return [shown, element("p", { class: "actions" }, copy, element("a", { class: "button", download: name, href }, `Download ${name}`))];
+  const needs = element("p", { class: "note" }, detail.needs);
+  return [shown, needs, element("p", { class: "actions" }, copy, element("a", { class: "button", download: name, href }, `Download ${name}`))];
 }
 
 async function copied(copy, shown, text) {

@@ -14,10 +14,11 @@ from studies.spec import StudySpec
 from trainers.cost import CostTable, parse_step
 from trainers.errors import InputError
 from trainers.schedule import PROVENANCE_KEY, Schedule
-from tuner.results.describe import printable, schedule_of
+from tuner.results.describe import five_digits, printable, schedule_of
 from tuner.results.export import found_with
 from tuner.results.front import StudyFront
 from tuner.results.plots import PICTURED_STEPS
+from tuner.results.split import needed_words, time_split
 from tuner.storage.trials import CompletedTrial, PrunedTrial
 
 # Steps that a training is planned with for the times of its epochs: their shares are exact to within a step, and a long plan takes long.
@@ -60,7 +61,7 @@ class EpochClock:
 
 
 def details(trial: CompletedTrial | PrunedTrial, time: float | None, results: StudyFront, clock: EpochClock | None) -> dict[str, Any]:
-    """JSON-ready. time: relative time of the trial, of a stopped one so far."""
+    """JSON-ready. time: relative time of the trial, of a stopped one so far. needs: what its figures need beside the code that is shown."""
     schedule = schedule_of(trial)
     content = {
         "params": {printable(name): _plain(value) for name, value in trial.params.items()},
@@ -72,7 +73,8 @@ def details(trial: CompletedTrial | PrunedTrial, time: float | None, results: St
     if isinstance(trial, PrunedTrial):
         return content
     file = yaml.safe_dump(schedule.to_dict() | {PROVENANCE_KEY: found_with(trial, results)}, sort_keys=False)
-    return content | {"file": file, "test_accuracy": rounded(trial.test_accuracy), "device": printable(trial.device)}
+    needs = f"These lines set the schedule only: {needed_words(trial, time_split(trial, results.baseline))}."
+    return content | {"file": file, "needs": needs, "test_accuracy": rounded(trial.test_accuracy), "device": printable(trial.device)}
 
 
 def strip(schedule: Schedule, full_px: int) -> dict[str, Any]:
@@ -97,8 +99,8 @@ def curve(trial: CompletedTrial | PrunedTrial, time: float | None, clock: EpochC
 
 
 def rounded(value: float | None) -> float | None:
-    """Five significant digits, more than any figure here is worth; None for what is not finite."""
-    return float(f"{value:.5g}") if value is not None and math.isfinite(value) else None
+    """The value as the page gets it; None for what is not finite."""
+    return five_digits(value) if value is not None and math.isfinite(value) else None
 
 
 def last_finite(values: Sequence[float]) -> float | None:

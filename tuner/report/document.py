@@ -14,7 +14,7 @@ import numpy as np
 from studies.spec import StudySpec
 from trainers.cost import CostTable
 from trainers.errors import RunError
-from tuner.launching.timing import COST_TABLES, kept_timing
+from tuner.launching.timing import COST_TABLES, kept_timing, timing_doubt
 from tuner.report.details import EpochClock, details, last_finite, rounded
 from tuner.report.headline import confirmed_columns, headline
 from tuner.report.importance import field_importance
@@ -28,7 +28,7 @@ from tuner.storage.store import StudyStore
 from tuner.storage.trials import CompletedTrial, PrunedTrial, StudyTrials
 
 # Read by the page, which refuses another one. Raise it when a key changes its meaning.
-VERSION: Final = 1
+VERSION: Final = 2
 # Besides the points of the fronts so many of the newest trials come with schedule, curve and seconds.
 NEWEST: Final = 200
 
@@ -64,6 +64,7 @@ def study_document(store: StudyStore) -> dict[str, Any]:
     timing = kept_timing(store)
     clock = EpochClock(spec, *timing) if timing else None
     rows = _rows(trials, clock)
+    doubt = _sentence(timing_doubt(store))
     return {
         "version": VERSION,
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -73,6 +74,7 @@ def study_document(store: StudyStore) -> dict[str, Any]:
         "in_plane": set(results.objectives) == {TIME, ACCURACY},
         "counts": _counts(trials),
         "headline": headline(results),
+        "timing_doubt": doubt,
         "confirmed": confirmed_columns(results.confirmation),
         "trials": _columns(rows, results),
         "front": [trial.number for trial in results.front],
@@ -82,7 +84,7 @@ def study_document(store: StudyStore) -> dict[str, Any]:
         "hypervolume": _hypervolumes(trials.completed, results.objectives),
         "importance": _importance(spec, trials.completed),
         "costs": [cost_rows(CostTable.from_dict(table)) for table in store.get_attr(COST_TABLES) or ()],
-        "facts": facts(spec, trials),
+        "facts": facts(spec, trials, doubt),
         "origins": origins(trials.completed),
     }
 
@@ -110,11 +112,15 @@ def _rows(trials: StudyTrials, clock: EpochClock | None) -> list[_Row]:
 
 
 def _counts(trials: StudyTrials) -> dict[str, int]:
+    """running: trials that have told an epoch. The database doesn't know whether a worker has begun the others, which are handed out."""
+    begun = sum(bool(trial.curve) for trial in trials.running)
     return {
         "completed": len(trials.completed),
         "stopped": len(trials.pruned),
-        "running": len(trials.running),
-        "failed": len(trials.failed),
+        "running": begun,
+        "handed_out": len(trials.running) - begun,
+        "failed": len(trials.failures),
+        "interrupted": len(trials.interrupted),
     }
 
 
@@ -128,7 +134,7 @@ def _columns(rows: Sequence[_Row], results: StudyFront) -> dict[str, Any]:
         "accuracy": [rounded(row.accuracy) for row in rows],
         "saved": [rounded(share) for share in saved],
         "marks": "".join(row.mark for row in rows),
-        "schedule": _shared([describe_schedule(row.trial.params) for row in rows]),
+        "schedule": _shared([describe_schedule(row.trial.params, results.full_px) for row in rows]),
         "training": _shared([describe_training(row.trial.params) for row in rows]),
     }
 
@@ -139,6 +145,10 @@ def _fastest_rivals(results: StudyFront) -> list[CompletedTrial]:
     places = [[measured(trial, TIME) or math.nan, measured(trial, ACCURACY) or 0.0] for trial in rivals]
     kept = non_dominated(np.array(places).reshape(-1, 2), ["minimize", "maximize"])
     return list(itertools.compress(rivals, kept))
+
+
+def _sentence(words: str | None) -> str | None:
+    return f"{printable(words[:1].upper() + words[1:])}." if words else None
 
 
 def _shared(texts: Sequence[str]) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 import { byId, element, say } from "./elements.js";
 import { countWords } from "./sections.js";
 import { show } from "./page.js";
-import { drawRunning, runningSection } from "./running.js";
+import { drawRunning, isBegun, runningSection } from "./running.js";
 
 const POLL_MS = 3000;
 // While the server reads what has changed.
 const SOON_MS = 700;
 const PATIENCE_MS = 20_000;
+const HELD = "What has ended meanwhile is being read.";
 const FOCUSABLE = "button, a, summary, pre";
 
 // What the server says of itself is no error of ours.
@@ -16,6 +17,8 @@ class Unanswered extends Error {}
 
 let drawn = null;
 let document_ = null;
+// The document that was there when this page was opened, where it was older than the list of what runs.
+let outdated;
 let timer = null;
 let isAsking = false;
 
@@ -27,7 +30,7 @@ async function poll() {
   try {
     const [state] = await asked("live.json");
     await refresh(state);
-    if (state.is_reading) next = SOON_MS;
+    if (state.is_reading || isHeld(state)) next = SOON_MS;
   } catch (error) {
     if (!(error instanceof Unanswered)) throw error;
     say(byId("state"), error.message);
@@ -51,30 +54,45 @@ async function asked(path) {
 
 async function refresh(state) {
   if (document_ && document_.study !== state.study) return location.reload();
-  if (state.document && state.document !== drawn) {
-    const [fresh, tag] = await asked("study.json");
-    document_ = fresh;
-    drawn = tag;
-    document.body.classList.remove("waiting");
-    keeping(() => show(fresh, "From the study's database; up to date while this page is open."));
-  }
-  keeping(() => drawState(state));
+  const isNew = state.document && state.document !== drawn && !isHeld(state);
+  if (isNew) [document_, drawn] = await asked("study.json");
+  const draw = () => {
+    if (isNew) show(document_, `Read from the study's database at ${document_.made.slice(11, 19)} UTC, and again whenever a trial has ended.`);
+    drawState(state);
+  };
+  if (!document.body.classList.contains("waiting")) return keeping(draw);
+  // Nobody reads yet what is drawn for the first time, so the page opens at its top.
+  document.body.classList.toggle("waiting", !document_);
+  draw();
+}
+
+// Whether the first thing to be drawn would be older than the list of what runs: the server is reading a newer one.
+function isHeld(state) {
+  if (document_ || !state.is_behind) return false;
+  if (outdated === undefined) outdated = state.document;
+  return state.document === outdated;
 }
 
 function drawState(state) {
-  say(byId("state"), [state.waiting, state.problem].filter(Boolean).join(" "));
+  say(byId("state"), [state.waiting || (isHeld(state) ? HELD : ""), state.problem].filter(Boolean).join(" "));
   byId("optuna").href = state.optuna;
-  drawRunning(state);
-  if (document_) return say(byId("counts"), countWords({ ...document_, counts: { ...document_.counts, running: state.running.length } }));
+  drawRunning(state, document_?.counts);
+  if (document_) return say(byId("counts"), countWords({ ...document_, counts: { ...document_.counts, ...runningCounts(state) } }));
   document.title = state.study;
   say(byId("study"), state.study);
+}
+
+function runningCounts({ running }) {
+  const alive = running.filter(({ abandoned }) => !abandoned);
+  const begun = alive.filter(isBegun).length;
+  return { running: begun, handed_out: alive.length - begun, stale: running.length - alive.length };
 }
 
 // What the reader points at or reads stays where it is on the screen, and what had the focus has it afterwards.
 function keeping(draw) {
   const active = document.activeElement ?? document.body;
   const place = active.closest("[id]");
-  const section = document.querySelector("main > section:hover") ?? active.closest("main > section") ?? firstSeen();
+  const section = document.querySelector("main > section:hover") ?? active.closest("main > section") ?? (scrollY ? firstSeen() : null);
   const top = section?.getBoundingClientRect().top;
   draw();
   if (!active.isConnected) (place && (same(place, active) ?? place))?.focus({ preventScroll: true });

@@ -16,7 +16,7 @@ from tuner.storage.trials import CompletedTrial, StudyTrials
 _MOST_ORIGINS: Final = 20
 
 
-def facts(spec: StudySpec, trials: StudyTrials) -> list[list[str]]:
+def facts(spec: StudySpec, trials: StudyTrials, timing_doubt: str | None) -> list[list[str]]:
     """Name and value of what holds for the whole study, in words."""
     seeds = [trial.seed for trial in trials.completed]
     training = spec.training
@@ -30,7 +30,7 @@ def facts(spec: StudySpec, trials: StudyTrials) -> list[list[str]]:
         "study's seed": str(spec.seed),
         "trainings' seeds": f"{min(seeds)} to {max(seeds)}, {len(set(seeds))} different ones",
         "split seed": str(spec.dataset.split_seed),
-    }
+    } | ({"timing": timing_doubt} if timing_doubt else {})
     return [[name, printable(value)] for name, value in named.items()]
 
 

@@ -6,13 +6,15 @@ import { Scatter } from "./scatter.js";
 import { LETTERS, card, curvesFigure } from "./cards.js";
 import { costTables, countWords, frontTable, headlineFigures, importanceTables, legend, originParts, verdict, volumeFigure } from "./sections.js";
 
-const VERSION = 1;
+const VERSION = 2;
 const FILTERS = ["least-accuracy", "most-time"];
 // What is drawn from the study alone, by the id of its place on the page: each function takes the study and that place, and gives nodes.
 const DRAWN = { figures: headlineFigures, verdict, volume: volumeFigure, importance: importanceTables, costs: costTables, origin: originParts };
 
 let study;
-let selected = null;
+let selected = [];
+// Until the reader selects something, what is shown follows the front.
+let isChosen = false;
 const scatter = new Scatter(byId("scatter"), pick);
 
 // document: as tuner.report.document makes it; a live page calls this again with a fresh one. made: where it comes from, in words.
@@ -20,7 +22,7 @@ export function show(document_, made) {
   if (document_.version !== VERSION) throw new Error(`the data have version ${document_.version}, this page reads ${VERSION}`);
   study = { ...document_, details: { ...selectedDetails(), ...document_.details }, points: readPoints(document_) };
   study.byNumber = new Map(study.points.map((point) => [point.number, point]));
-  selected = (selected ?? firstSelected()).filter((number) => study.byNumber.has(number));
+  selected = isChosen ? selected.filter((number) => study.byNumber.has(number)) : firstSelected();
   drawStudy();
   say(byId("made"), made);
   drawFiltered();
@@ -29,7 +31,7 @@ export function show(document_, made) {
 
 // A trial that is compared goes on being shown whole when it is among the newest no more.
 function selectedDetails() {
-  const kept = (selected ?? []).filter((number) => study.details[number]);
+  const kept = selected.filter((number) => study.details[number]);
   return Object.fromEntries(kept.map((number) => [number, study.details[number]]));
 }
 
@@ -142,9 +144,12 @@ function filtered() {
 
 function choose(numbers) {
   selected = numbers;
+  isChosen = true;
   drawSelection();
 }
 
+// Who opens a fold or copies code reads these cards.
+byId("cards").addEventListener("click", () => (isChosen = true));
 byId("filters").addEventListener("input", ({ target }) => [...FILTERS, "anew"].includes(target.id) && filtered());
 // The fields are emptied after the event.
 byId("filters").addEventListener("reset", () => setTimeout(filtered));

@@ -9,15 +9,32 @@ export function runningSection() {
     { id: "live", "aria-labelledby": "live-title" },
     element("h2", { id: "live-title" }, "Running now"),
     element("p", { id: "launch", class: "note" }),
+    element("p", { id: "confirming", class: "note" }),
     element("div", { id: "running", class: "running", role: "region", "aria-label": "Running trials", tabindex: 0 }),
   );
 }
 
-export function drawRunning({ running, launch }) {
-  const words = running.length > 1 ? `${running.length} trials are running.` : running.length ? "One trial is running." : "No trial is running.";
-  say(byId("launch"), `${words} ${launch}`);
+// counts: of the document that is drawn, so that the page tells one number of finished trials; none where none is drawn yet.
+export function drawRunning(state, counts) {
+  const { running } = state;
+  say(byId("launch"), [state.under_way, launchWords(state, counts)].filter(Boolean).join(" "));
+  say(byId("confirming"), state.confirming);
   redraw(byId("running"), ...running.map(runningTrial));
   byId("running").hidden = !running.length;
+}
+
+// Of a trial that has told no epoch the database doesn't know whether a worker has begun it.
+export function isBegun({ epoch }) {
+  return epoch > 0;
+}
+
+function launchWords({ finished, asked, left, is_behind }, counts) {
+  const shown = counts ? counts.completed + counts.stopped : finished;
+  if (shown === null) return "";
+  const more = counts && is_behind ? finished - shown : 0;
+  const of = asked > shown ? ` of ${asked}` : "";
+  const words = [`${shown}${of} ${shown === 1 ? "trial is" : "trials are"} finished`, more > 0 ? `${more} more ${more === 1 ? "is" : "are"} being read` : "", left];
+  return `${words.filter(Boolean).join("; ")}.`;
 }
 
 function runningTrial(trial) {
@@ -37,7 +54,7 @@ function runningTrial(trial) {
 }
 
 function progressWords({ epoch, epochs, accuracy }) {
-  if (!epoch) return epochs ? `none of ${epochs} epochs told yet` : "no epoch told yet";
+  if (!epoch) return `handed out, ${epochs ? `none of ${epochs} epochs` : "no epoch"} told yet`;
   const done = epochs ? `${epoch} of ${epochs} epochs` : `${epoch} epochs`;
   return accuracy === null ? done : `${done}, ${percent(accuracy, 2)} validation accuracy`;
 }

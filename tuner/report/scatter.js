@@ -24,7 +24,8 @@ export class Scatter {
     host.addEventListener("pointermove", (event) => this.hovered(event));
     host.addEventListener("pointerleave", () => (this.tip.hidden = true));
     this.drawing.addEventListener("keydown", (event) => this.pressed(event));
-    new ResizeObserver(() => this.points && host.clientWidth !== this.width && this.draw()).observe(host);
+    // A tab that is being closed has no width.
+    new ResizeObserver(() => this.points && ![0, this.width].includes(host.clientWidth) && this.draw()).observe(host);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.points && this.draw());
   }
 

@@ -16,15 +16,25 @@ export function headlineFigures({ headline }) {
   ];
 }
 
-export function verdict({ headline }) {
+export function verdict({ headline, timing_doubt }) {
   const said = headline.confirmed ? "✓ confirmed" : headline.partly ? "! partly confirmed" : "! not confirmed";
-  const badge = element("span", { class: headline.confirmed ? "badge good" : "badge" }, said);
-  return [badge, ` ${headline.statement}`];
+  const badge = (words, isGood = false) => element("span", { class: isGood ? "badge good" : "badge" }, words);
+  const doubt = timing_doubt ? [element("br"), badge("! times in doubt"), ` ${timing_doubt}`] : [];
+  return [badge(said, headline.confirmed), ` ${headline.statement}`, ...doubt];
 }
 
 export function countWords({ counts, objectives }) {
-  const kinds = { completed: "completed trials", stopped: "stopped early", running: "running", failed: "failed attempts" };
-  const words = Object.entries(kinds).filter(([name]) => counts[name] || name === "completed").map(([name, said]) => `${counts[name].toLocaleString("en")} ${said}`);
+  const kinds = {
+    completed: ["completed trial", "completed trials"],
+    stopped: ["stopped early", "stopped early"],
+    running: ["running", "running"],
+    handed_out: ["handed out", "handed out"],
+    stale: ["stale", "stale"],
+    failed: ["failed attempt", "failed attempts"],
+    interrupted: ["interrupted, which the next launch goes on with", "interrupted, which the next launch goes on with"],
+  };
+  const shown = Object.entries(kinds).filter(([name]) => counts[name] || name === "completed");
+  const words = shown.map(([name, [one, several]]) => `${counts[name].toLocaleString("en")} ${counts[name] === 1 ? one : several}`);
   return `${words.join(", ")}; objectives: ${objectives.join(" and ")}`;
 }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,18 @@ from tuner.storage.trials import CompletedTrial
 
 # Shares such as 0.7 - 0.005 are not exact in binary; a trial on the limit itself is within it.
 _ROUNDING = 1e-9
+
+
+# Drops are offered in tenths of a point, and times are told in tenths of a percent of the baseline's: our own choice.
+_OFFERED_DROP: Final = 0.001
+_LEAST_GAIN: Final = 0.0005
+
+
+class Offer(NamedTuple):
+    """A schedule that a rule did not take, and the `max_drop` that takes it."""
+
+    trial: CompletedTrial
+    max_drop: float
 
 
 class _Candidate(NamedTuple):
@@ -32,8 +45,7 @@ def best_for_drop(trials: Sequence[CompletedTrial], max_drop: float) -> Complete
     reached = None if reference is None else measured(reference, ACCURACY)
     if reached is None:
         raise RunError("no drop can be stated yet, because the study's baseline has not completed")
-    good = [candidate for candidate in _candidates(trials) if candidate.accuracy >= reached - max_drop - _ROUNDING]
-    return min(good, key=_fastest).trial
+    return _fastest_from(_candidates(trials), reached - max_drop).trial
 
 
 def best_for_time(trials: Sequence[CompletedTrial], max_time: float) -> CompletedTrial:
@@ -54,12 +66,43 @@ def knee(trials: Sequence[CompletedTrial]) -> CompletedTrial:
     Ties go to the smaller time, then the smaller number. Where no trial lies above the chord (as with fewer than three) there is no
     bend, and the most accurate one is taken. Our own choice, after the usual geometric meaning of a knee.
     """
-    candidates = _candidates(trials)
-    mask = non_dominated([[candidate.time, candidate.accuracy] for candidate in candidates], ["minimize", "maximize"])
-    on_front = sorted((candidate for candidate, kept in zip(candidates, mask, strict=True) if kept), key=_fastest)
+    on_front = _front(_candidates(trials))
     heights = _heights_above_chord(on_front)
     highest = int(np.argmax(heights > heights.max() - _ROUNDING))
     return on_front[highest].trial if heights[highest] > _ROUNDING else min(on_front, key=_most_accurate).trial
+
+
+def nearest_offer(trials: Sequence[CompletedTrial], chosen: CompletedTrial) -> Offer | None:
+    """The schedule with reduced steps, faster than `chosen`, that the smallest max_drop takes.
+
+    None where there is none, or while the baseline has not completed.
+    """
+    reference = baseline(trials)
+    reached, time = None if reference is None else measured(reference, ACCURACY), measured(chosen, TIME)
+    if reached is None or time is None:
+        return None
+    on_front = _front(_candidates(trials))
+    for drop in sorted({_offered_drop(reached - candidate.accuracy) for candidate in on_front}):
+        taken = _fastest_from(on_front, reached - drop)
+        if taken.trial.rival is None and taken.time < time - _LEAST_GAIN:
+            return Offer(taken.trial, drop)
+    return None
+
+
+def _offered_drop(drop: float) -> float:
+    tenths = max(0, math.ceil(drop / _OFFERED_DROP - _ROUNDING))
+    return float(f"{tenths * _OFFERED_DROP:.3f}")
+
+
+def _fastest_from(candidates: Sequence[_Candidate], least: float) -> _Candidate:
+    """The fastest that is at least so accurate."""
+    return min((candidate for candidate in candidates if candidate.accuracy >= least - _ROUNDING), key=_fastest)
+
+
+def _front(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """The non-dominated ones, the fastest first."""
+    mask = non_dominated([[candidate.time, candidate.accuracy] for candidate in candidates], ["minimize", "maximize"])
+    return sorted((candidate for candidate, kept in zip(candidates, mask, strict=True) if kept), key=_fastest)
 
 
 def _heights_above_chord(on_front: Sequence[_Candidate]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

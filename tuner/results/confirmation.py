@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from trainers.errors import InputError, RunError
-from tuner.results.describe import describe_value, printable
+from tuner.results.describe import describe_value, percent, printable
 from tuner.results.front import ACCURACY, TIME, StudyFront, non_dominated
 from tuner.results.stored import study_front
 from tuner.storage.lookup import stored_spec
@@ -136,8 +136,8 @@ def confirmed_accuracy(number: int, results: StudyFront) -> str:
     point = results.confirmation and results.confirmation.by_number.get(number)
     if not point:
         return "-"
-    low, high = (100 * end for end in point.interval)
-    return f"{describe_value(ACCURACY, mean(point.test))} ({low:.2f}-{high:.2f})" + ("" if point.stays else ", by luck")
+    low, high = (percent(end, 2) for end in point.interval)
+    return f"{describe_value(ACCURACY, mean(point.test))} ({low}-{high})" + ("" if point.stays else ", by luck")
 
 
 def confirmation_name(study: str) -> str:

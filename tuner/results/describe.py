@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from collections.abc import Mapping
+from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
 from studies.space import METHOD_FIELDS
-from trainers.schedule import Schedule
+from trainers.schedule import Schedule, round_side
 from tuner.storage.trials import CompletedTrial, PrunedTrial
 
 SCHEDULE_FIELDS: Final = tuple(field.name for field in dataclasses.fields(Schedule) if field.name != "seed")
@@ -48,15 +50,24 @@ def printable(text: str, kept: str = "\n\t") -> str:
 
 def describe_value(name: str, value: float) -> str:
     """An objective's value as shown in tables: `43.1 %` for a relative time of 0.431, `91.20 %` for an accuracy of 0.912."""
-    shown = value * quantity(name).factor
     if name == "relative_time":
-        return f"{shown:.1f} %"
-    return f"{shown:.2f} %" if name == "val_accuracy" else f"{shown:.4g} {quantity(name).unit}".strip()
+        return describe_share(value)
+    return f"{percent(value, 2)} %" if name == "val_accuracy" else f"{value * quantity(name).factor:.4g} {quantity(name).unit}".strip()
 
 
 def describe_share(share: float | None) -> str:
     """A share in percent with one decimal, a dash for None."""
-    return "-" if share is None else f"{100 * share:.1f} %"
+    return "-" if share is None else f"{percent(share)} %"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share in percent, without its unit, rounded as the page's script rounds it: one trial has one figure wherever it is shown."""
+    return str(Decimal(100 * five_digits(share)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
+
+
+def five_digits(value: float) -> float:
+    """Five significant digits, more than any figure here is worth: what the page is given."""
+    return float(f"{value:.5g}")
 
 
 def describe_duration(seconds: float) -> str:
@@ -71,14 +82,18 @@ def schedule_of(trial: CompletedTrial | PrunedTrial) -> Schedule:
     return _schedule(trial.params, trial.seed or 0)
 
 
-def describe_schedule(params: Mapping[str, Any]) -> str:
-    """A schedule in a few words, as "every 2nd step at 0.5 side, window 0-80 %, pooled kernels"; other parameters are left out."""
+def describe_schedule(params: Mapping[str, Any], full_px: int | None = None) -> str:
+    """A schedule in a few words, as "every 2nd step at 0.5 side, window 0-80 %, pooled kernels"; other parameters are left out.
+
+    full_px: full side of the images in pixels, with which it can be told from where on a growing side is rounded to the full one.
+    """
     schedule = _schedule(params, 0)
     if schedule.canonical().frequency == 0:
         return "full resolution"
     if schedule.preset != "none":
         return f"preset {schedule.preset}" + (", separate batch norm" if schedule.batch_norm == "separate" else "")
     words = [_steps(schedule) + _side(schedule), _window(schedule)]
+    words.append(_full_from(schedule, full_px) if schedule.growth == "linear" and full_px else "")
     words.append(_POOLED[schedule.pooled_layers] if schedule.kernel == "pooled" else "")
     words.append("separate batch norm" if schedule.batch_norm == "separate" else "")
     words.append("batches grow" if schedule.batch_growth == "constant_work" else "")
@@ -114,9 +129,21 @@ def _side(schedule: Schedule) -> str:
 
 
 def _window(schedule: Schedule) -> str:
-    start = Fraction(str(schedule.window_start))
-    end = min(Fraction(1), start + Fraction(str(schedule.window_length)))
+    start, end = _ends(schedule)
     return "" if start == 0 and end == 1 else f"window {_percent(start).removesuffix(' %')}-{_percent(end)}"
+
+
+def _full_from(schedule: Schedule, full_px: int) -> str:
+    """Where in the training the steps of a growing side are full ones already, to a thousandth of the window."""
+    scale, (start, end) = Fraction(str(schedule.scale)), _ends(schedule)
+    sides = [scale + (1 - scale) * Fraction(part, 1000) for part in range(1001)]
+    part = bisect_left(sides, full_px, key=lambda side: round_side(side, full_px, schedule.side_multiple))
+    return f"rounded to full from {_percent(start + (end - start) * part / 1000)}"
+
+
+def _ends(schedule: Schedule) -> tuple[Fraction, Fraction]:
+    start = Fraction(str(schedule.window_start))
+    return start, min(Fraction(1), start + Fraction(str(schedule.window_length)))
 
 
 def _percent(share: Fraction) -> str:

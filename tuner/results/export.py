@@ -24,6 +24,7 @@ from trainers.errors import InputError
 from tuner.results.confirmation import CONFIRMED_HEAD, confirmation_words, confirmed_accuracy
 from tuner.results.describe import SCHEDULE_FIELDS, describe_schedule, describe_share, describe_value, printable, quantity, schedule_of
 from tuner.results.front import ACCURACY, TIME, StudyFront, hypervolume, measured
+from tuner.results.split import trained_with
 from tuner.storage.trials import CompletedTrial
 
 Format = Literal["table", "csv", "json", "html", "png", "svg", "schedules"]
@@ -103,7 +104,7 @@ def front_table(results: StudyFront) -> Table:
     table.add_column("schedule")
     for trial in results.front:
         values = [describe_value(name, trial.values[name]) for name in results.objectives]
-        words = describe_schedule(trial.params) + (" (baseline)" if trial.rival == "baseline" else "")
+        words = describe_schedule(trial.params, results.full_px) + (" (baseline)" if trial.rival == "baseline" else "")
         epochs = printable(str(trial.params.get("epochs", "-")))
         values += [confirmed_accuracy(trial.number, results)] if results.confirmation else []
         cells = [str(trial.number), *values, describe_share(results.time_saved(trial)), epochs, words]
@@ -114,9 +115,8 @@ def front_table(results: StudyFront) -> Table:
 
 def found_with(trial: CompletedTrial, results: StudyFront) -> dict[str, Any]:
     """Where a schedule was found and what it reached there, as plain values for the schedule's file."""
-    training: dict[str, Any] = {name: trial.params[name] for name in (*TRAINING_FIELDS, *METHOD_FIELDS) if name in trial.params}
     reached = {name: measured(trial, name) for name in (TIME, ACCURACY)}
-    return {"study": results.study, "trial": trial.number, "model": results.model, **training, **reached}
+    return {"study": results.study, "trial": trial.number, "model": results.model, **trained_with(trial), **reached}
 
 
 def save_schedule(trial: CompletedTrial, results: StudyFront, path: str | Path) -> Path:
@@ -183,7 +183,7 @@ def _record(trial: CompletedTrial, results: StudyFront) -> dict[str, Any]:
     known = dataclasses.asdict(trial)
     first = {name: known.pop(name) for name in ("number", "root", "attempt", "rival")}
     params, values = known.pop("params"), known.pop("values")
-    return {**first, "schedule": describe_schedule(params), **params, **values, SAVED: results.time_saved(trial), **known}
+    return {**first, "schedule": describe_schedule(params, results.full_px), **params, **values, SAVED: results.time_saved(trial), **known}
 
 
 def _parameter_names(results: StudyFront) -> list[str]:

@@ -109,17 +109,24 @@ def measured(trial: CompletedTrial, name: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def time_saved(point: CompletedTrial, trials: Iterable[CompletedTrial]) -> float | None:
-    """Share of relative time saved against the fastest full-resolution trial whose validation accuracy is at least the point's.
+def fastest_rival(point: CompletedTrial, trials: Iterable[CompletedTrial]) -> CompletedTrial | None:
+    """The fastest full-resolution trial whose validation accuracy is at least the point's, the earliest of equals.
 
-    Only full-resolution ones among `trials` are looked at. None when none of them is as accurate, or the point lacks either value.
+    Only full-resolution ones among `trials` are looked at. None when none of them is as accurate, or the point has no accuracy.
     """
-    time, accuracy = measured(point, TIME), measured(point, ACCURACY)
-    if time is None or accuracy is None:
+    accuracy = measured(point, ACCURACY)
+    if accuracy is None:
         return None
-    measures = [(measured(trial, TIME), measured(trial, ACCURACY)) for trial in trials if trial.rival is not None]
-    times = [rival for rival, reached in measures if rival and reached is not None and reached >= accuracy]
-    return 1 - time / min(times) if times else None
+    measures = [(measured(trial, TIME), measured(trial, ACCURACY), trial) for trial in trials if trial.rival is not None]
+    good = [(time, trial.number, trial) for time, reached, trial in measures if time and reached is not None and reached >= accuracy]
+    return min(good, key=lambda one: one[:2])[2] if good else None
+
+
+def time_saved(point: CompletedTrial, trials: Iterable[CompletedTrial]) -> float | None:
+    """Share of relative time saved against `fastest_rival`. None where there is none, or the point lacks either value."""
+    rival = fastest_rival(point, trials)
+    time, needed = measured(point, TIME), measured(rival, TIME) if rival else None
+    return None if time is None or needed is None else 1 - time / needed
 
 
 def hypervolume(trials: Sequence[CompletedTrial], objectives: Mapping[str, Direction]) -> float | None:

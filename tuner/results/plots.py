@@ -75,11 +75,11 @@ def front_picture(results: StudyFront) -> FrontPicture:
     baselines = _marked(results.completed, "baseline")
     series = [
         *_staircases(results, names),
-        _points("reduced steps", reduced, names, SKY, "circle", 7),
-        _points("full resolution", full, names, VERMILLION, "diamond", 9, filled=False),
-        _points("reduced steps, on the front", reduced_on_front, names, BLUE, "circle", 9),
-        _points("full resolution, on the front", full_on_front, names, VERMILLION, "diamond", 10),
-        _points("baseline", baselines, names, BLACK, "star", 14),
+        _points("reduced steps", reduced, results, SKY, "circle", 7),
+        _points("full resolution", full, results, VERMILLION, "diamond", 9, filled=False),
+        _points("reduced steps, on the front", reduced_on_front, results, BLUE, "circle", 9),
+        _points("full resolution, on the front", full_on_front, results, VERMILLION, "diamond", 10),
+        _points("baseline", baselines, results, BLACK, "star", 14),
     ]
     x_label, y_label = (_axis_label(name) for name in names)
     return FrontPicture(
@@ -99,7 +99,7 @@ def schedules_picture(results: StudyFront, most: int | None = None) -> Schedules
     return SchedulesPicture(
         title="Schedules on the front" + (f", {len(trials)} of {len(results.front)}" if len(trials) < len(results.front) else ""),
         labels=[_strip_label(trial) for trial in trials],
-        words=[_strip_words(trial) for trial in trials],
+        words=[_strip_words(trial, results.full_px) for trial in trials],
         sides=np.array([[step.side_px / results.full_px for step in plan] for plan in plans], dtype=np.float64).reshape(shape),
         pooled=np.array([[step.kernel != "full" for step in plan] for plan in plans], dtype=bool).reshape(shape),
     )
@@ -123,11 +123,12 @@ def staircase(
     return [x for x, _ in corners], [y for _, y in corners]
 
 
-def hover_text(trial: CompletedTrial) -> str:
-    """A trial in a few plain lines: number and mark, values, schedule, training."""
+def hover_text(trial: CompletedTrial, full_px: int) -> str:
+    """A trial in a few plain lines: number and mark, values, schedule, training. full_px: full side of the study's images in pixels."""
     mark = "" if trial.rival is None else f" ({'baseline' if trial.rival == 'baseline' else 'full resolution'})"
     values = [f"{quantity(name).label}: {describe_value(name, value)}" for name, value in trial.values.items()]
-    return "\n".join([f"trial {trial.number}{mark}", *values, describe_schedule(trial.params), describe_training(trial.params)]).rstrip()
+    words = [describe_schedule(trial.params, full_px), describe_training(trial.params)]
+    return "\n".join([f"trial {trial.number}{mark}", *values, *words]).rstrip()
 
 
 def _spread(trials: Sequence[CompletedTrial], most: int) -> list[CompletedTrial]:
@@ -163,8 +164,9 @@ def _position(trial: CompletedTrial, name: str) -> float:
 
 
 def _points(
-    label: str, trials: Sequence[CompletedTrial], names: tuple[str, str], colour: str, marker: Marker, size: float, filled: bool = True
+    label: str, trials: Sequence[CompletedTrial], results: StudyFront, colour: str, marker: Marker, size: float, filled: bool = True
 ) -> Series:
+    names = _axes(results)
     return Series(
         label=label,
         x=[_position(trial, names[0]) for trial in trials],
@@ -173,7 +175,7 @@ def _points(
         marker=marker,
         size=size,
         filled=filled,
-        hover=tuple(hover_text(trial) for trial in trials),
+        hover=tuple(hover_text(trial, results.full_px) for trial in trials),
     )
 
 
@@ -201,6 +203,6 @@ def _strip_label(trial: CompletedTrial) -> str:
     return f"trial {trial.number}: " + ", ".join(describe_value(name, value) for name, value in trial.values.items())
 
 
-def _strip_words(trial: CompletedTrial) -> str:
+def _strip_words(trial: CompletedTrial, full_px: int) -> str:
     training = describe_training({"epochs": trial.params["epochs"]}) if "epochs" in trial.params else ""
-    return ", ".join(words for words in (describe_schedule(trial.params), training) if words)
+    return ", ".join(words for words in (describe_schedule(trial.params, full_px), training) if words)

@@ -183,7 +183,7 @@ def _row(trial: CompletedTrial, results: StudyFront) -> str:
     values = [describe_value(name, trial.values[name]) for name in results.objectives]
     values += [confirmed_accuracy(trial.number, results)] if results.confirmation else []
     numbers = [str(trial.number), *values, describe_share(results.time_saved(trial))]
-    words = [describe_schedule(trial.params), describe_training(trial.params)]
+    words = [describe_schedule(trial.params, results.full_px), describe_training(trial.params)]
     cells = [f'<td class="number">{html.escape(cell)}</td>' for cell in numbers] + [f"<td>{html.escape(cell)}</td>" for cell in words]
     return f"<tr>{''.join(cells)}</tr>"
 

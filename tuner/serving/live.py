@@ -6,8 +6,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from statistics import mean
+from collections.abc import Mapping
 from typing import Any, Final
 
 from trainers.errors import InputError, RunError
@@ -15,20 +14,20 @@ from tuner.launching.launch import ASKED
 from tuner.report.details import last_finite, rounded
 from tuner.report.document import NothingToReport, study_document
 from tuner.results.confirmation import confirmation_name
-from tuner.results.describe import describe_duration, describe_schedule, describe_training, printable
+from tuner.results.describe import describe_schedule, describe_training, printable
 from tuner.serving.attached import attach_plots
 from tuner.serving.packed import Packed
+from tuner.serving.under_way import confirming_words, time_left, under_way_words
 from tuner.storage.store import StudyStore
 from tuner.storage.watching import WatchedTrial, last_durations_s, study_version, watched_trials
 
 # However many look on, the database is asked this often at most.
 LOOK_S: Final = 1.0
-# The document is made this often at most, and so that at most a fifth of the time goes into it.
+# The document is made this often at most, and so that at most a fifth of a core goes into it.
 PAUSE_S: Final = 3.0
 _PAUSES: Final = 4.0
 # Trials that tell how long one takes: more would be of an earlier launch on other machines.
 _TIMED: Final = 20
-_FEWEST_TIMED: Final = 3
 
 READING: Final = "The study is being read."
 NOTHING_YET: Final = "No trial of this study has completed yet; the first one appears here by itself."
@@ -36,6 +35,8 @@ GONE: Final = "The study is in its database no more: this is what was read befor
 AWAY: Final = "The database doesn't answer, so this is what was read before; it is asked again every few seconds."
 BROKEN: Final = "The study can't be read, so this is what was read before; tuner dashboard says why in its terminal."
 UNPICTURED: Final = "Optuna's dashboard couldn't be given new pictures; tuner dashboard says why in its terminal."
+
+_NOTHING_RUNS: Final[dict[str, Any]] = {"running": [], "under_way": "", "left": "", "confirming": ""}
 
 
 class LiveStudy:
@@ -51,8 +52,10 @@ class LiveStudy:
         self._trouble = ""
         self._reported = ""
         self._version: str | None = None
+        self._seen_version: str | None = None
         self._pictured: object = None
         self._is_building = False
+        self._is_hurried = False
         self._next_build_s = 0.0
 
     @property
@@ -61,7 +64,10 @@ class LiveStudy:
         return self._document
 
     def state(self) -> dict[str, Any]:
-        """What runs, JSON-ready, and the ETag of the newest document. Looks into the database where nobody has for LOOK_S."""
+        """What runs, JSON-ready, the ETag of the newest document, and whether something that has ended is not in it yet (is_behind).
+
+        Looks into the database where nobody has for LOOK_S.
+        """
         # A second one does not wait for the first one's look.
         if self._looking.acquire(blocking=self._seen is None):
             try:
@@ -70,12 +76,20 @@ class LiveStudy:
                     self._seen_s = time.monotonic()
             finally:
                 self._looking.release()
+        # Before the document, which is made first: never an older one that counts as up to date.
+        seen = self._seen or {}
+        is_behind = self._seen_version != self._version and seen.get("problem") in ("", UNPICTURED)
         document = self._document
-        return (self._seen or {}) | {
+        return seen | {
             "document": document and document.etag,
+            "is_behind": is_behind,
             "is_reading": self._is_building,
             "waiting": "" if document else self._waiting,
         }
+
+    def hurry(self) -> None:
+        """Has the next look read what has ended without a pause: who opens the page shall not see what is old."""
+        self._is_hurried = True
 
     def notice(self) -> None:
         """Has the study looked at soon, for those who look on elsewhere; returns at once."""
@@ -84,33 +98,48 @@ class LiveStudy:
 
     def _look(self, former: dict[str, Any] | None) -> dict[str, Any]:
         store = self._store
-        seen = former or {"study": printable(store.name), "optuna": f"/dashboard/studies/{store.study_id}", "running": [], "launch": ""}
+        about = {"study": printable(store.name), "optuna": f"/dashboard/studies/{store.study_id}", "finished": None, "asked": None}
+        seen = former or about | _NOTHING_RUNS
         try:
             version = study_version(store, confirmation_name(store.name))
-            if version is None:
-                return seen | {"running": [], "launch": "", "problem": GONE}
-            self._build_when_due(version)
-            running = watched_trials(store)
-            words = launch_words(store.get_attr(ASKED), store.finished_count(), running, last_durations_s(store, _TIMED))
-            return seen | {"running": [_running(one) for one in running], "launch": words, "problem": self._trouble}
+            under_way = _NOTHING_RUNS if version is None else self._under_way()
         except RunError as error:
             self._report(error)
             return seen | {"problem": AWAY}
+        if version is None:
+            return seen | under_way | {"problem": GONE}
+        self._seen_version = version
+        self._build_when_due(version)
+        return seen | under_way | {"problem": self._trouble}
+
+    def _under_way(self) -> dict[str, Any]:
+        store, running = self._store, watched_trials(self._store)
+        asked, finished = store.get_attr(ASKED), store.finished_count()
+        return {
+            "running": [_running(one) for one in running],
+            "under_way": under_way_words(running),
+            "finished": finished,
+            "asked": asked if isinstance(asked, int) else None,
+            "left": time_left(asked, finished, running, last_durations_s(store, _TIMED)),
+            "confirming": confirming_words(store),
+        }
 
     def _build_when_due(self, version: str) -> None:
-        if version != self._version and not self._is_building and time.monotonic() >= self._next_build_s:
-            self._is_building = True
+        is_due = self._is_hurried or time.monotonic() >= self._next_build_s
+        if version != self._version and is_due and not self._is_building:
+            self._is_building, self._is_hurried = True, False
             threading.Thread(target=self._build, args=(version,), daemon=True).start()
 
     def _build(self, version: str) -> None:
-        begun_s = time.monotonic()
+        # Not of the wall clock: beside trainings a core is shared, and a page would be old for minutes.
+        begun_s = time.process_time()
         try:
             self._trouble = self._made(version)
         except Exception as error:  # noqa: BLE001  a thread has nobody to raise to: terminal and page say it, and the next look tries again
             self._report(error)
             self._trouble = BROKEN
         finally:
-            took_s = time.monotonic() - begun_s
+            took_s = time.process_time() - begun_s
             self._next_build_s = time.monotonic() + max(PAUSE_S, _PAUSES * took_s)
             self._is_building = False
 
@@ -139,21 +168,6 @@ class LiveStudy:
         if line != self._reported:
             print(line, file=sys.stderr, flush=True)
         self._reported = line
-
-
-def launch_words(asked: Any, finished: int, running: Sequence[WatchedTrial], durations_s: Sequence[float]) -> str:
-    """How far the study is of what its last launch asked for, and about how long that still takes, where it can be told.
-
-    By Little's law: as many trials end in a second as run at once, over how long each is under way.
-    """
-    if not isinstance(asked, int) or finished >= asked:
-        return f"{finished} trials are finished."
-    alive = sum(not one.abandoned for one in running)
-    words = f"{finished} of {asked} trials are finished"
-    if not alive or len(durations_s) < _FEWEST_TIMED:
-        return f"{words}."
-    left_s = (asked - finished) * mean(durations_s) / alive
-    return f"{words}; about {describe_duration(float(f'{left_s:.2g}'))} left."
 
 
 def _running(watched: WatchedTrial) -> dict[str, Any]:

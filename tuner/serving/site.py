@@ -30,6 +30,7 @@ def study_site(store: StudyStore) -> ASGIApp:
 
     # Not coroutines: these run in threads, because the database may keep one waiting.
     def home(request: Request) -> Response:
+        study.hurry()
         return page.response(request)
 
     def live_json(request: Request) -> Response:

@@ -163,6 +163,8 @@ def _in_one_sentence(url: str, call: Callable[[], T]) -> T:
         return call()
     except (SQLAlchemyError, StorageInternalError) as error:
         reason = f"the database {masked(url)} can't be opened: {_first_line(error)}"
+        if "refused" in reason:
+            reason += ": is it running, and is its URL right?"
     except RuntimeError as error:
         reason = f"the tables of the database {masked(url)} don't fit this version: {_first_line(error)}"
     # Raised out here, so that the error of the driver isn't its context.

@@ -99,6 +99,19 @@ class StudyTrials:
         return len(self.completed) + len(self.pruned)
 
     @property
+    def failures(self) -> list[FailedTrial]:
+        """Attempts that failed, without those that were only interrupted."""
+        return [trial for trial in self.failed if trial.kind != "interrupted"]
+
+    @property
+    def interrupted(self) -> list[FailedTrial]:
+        """Attempts whose launch was stopped or died, as far as nobody has gone on with them yet."""
+        taken_up: list[CompletedTrial | UnmeasuredTrial] = [*self.completed, *self.pruned, *self.running]
+        going_on = {trial.root for trial in taken_up}
+        last = {trial.root: trial for trial in sorted(self.failed, key=lambda trial: trial.attempt)}
+        return [trial for trial in self.failed if trial.kind == "interrupted" and trial is last[trial.root] and trial.root not in going_on]
+
+    @property
     def ended_roots(self) -> set[int]:
         """Root trials of which no attempt runs; some that failed may be retried."""
         ended: list[CompletedTrial | UnmeasuredTrial] = [*self.completed, *self.pruned, *self.failed]

@@ -35,8 +35,8 @@ def resolve_url(option: str | None, study_file: str | None) -> str:
 
 
 def masked(url: str) -> str:
-    """`url` as messages may show it: *** for the password, before the host or as a query."""
-    hidden = _PASSWORD_QUERY.sub(r"\1***", url)
+    """`url` as messages may show it: *** for the password, before the host or as a query; without the driver that `resolve_url` adds."""
+    hidden = _PASSWORD_QUERY.sub(r"\1***", url.replace("+psycopg://", "://"))
     # Greedy: a password may itself hold ':', '/' and '@'.
     return re.sub(r"(://[^:/@?]*):.*@", r"\1:***@", hidden)
 

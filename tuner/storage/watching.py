@@ -62,6 +62,17 @@ def watched_trials(store: StudyStore, grace_s: float = GRACE_S) -> list[WatchedT
     return [WatchedTrial(trial, silent[trial.number]) for trial in running if trial.number in silent]
 
 
+def study_beside(store: StudyStore, name: str) -> StudyStore | None:
+    """The study of that name in the same database, read by the spec of `store`; None where there is none."""
+    studies = models.StudyModel
+
+    def read() -> bool:
+        with rows.transaction(store.storage) as session:
+            return session.execute(select(studies.study_id).where(studies.study_name == name)).first() is not None
+
+    return StudyStore(store.storage, name, store.spec) if _asked(store, read) else None
+
+
 def last_durations_s(store: StudyStore, most: int) -> list[float]:
     """Seconds from birth to end of the trials that finished last, `most` of them at most."""
     trials = models.TrialModel
