@@ -66,7 +66,7 @@ TABLES: Final = {
     for plan in (
         TablePlan("digits", "digits", (), 640, 3, (1.1, 0.4)),
         TablePlan("cifar10", "cifar10", ("search.epochs={low: 4, high: 15}",), 320, 10, (1.1, 0.6)),
-        TablePlan("digits-vgg", "digits", _VGG, 160, 3, (1.1, 0.2)),
+        TablePlan("digits-vgg", "digits", _VGG, 320, 10, (1.1, 0.2)),
         TablePlan("cifar10-resnet18", "cifar10-resnet18", ("search.pooled_layers=all", "search.batch_growth=none"), 640, 10, (1.1, 0.1)),
     )
 }

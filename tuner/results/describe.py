@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from decimal import ROUND_HALF_UP, Decimal
@@ -62,6 +63,8 @@ def describe_share(share: float | None) -> str:
 
 def percent(share: float, digits: int = 1) -> str:
     """A share in percent, without its unit, rounded as the page's script rounds it: one trial has one figure wherever it is shown."""
+    if not math.isfinite(share):
+        return str(share)
     return str(Decimal(100 * five_digits(share)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
 
 
