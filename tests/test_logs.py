@@ -409,3 +409,15 @@ def test_following_ends_with_a_driver_that_died(tmp_path, study):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "begun\n", "")
     assert storage.get_trial(trial.trial_id).state == TrialState.RUNNING
+
+
+def test_status_says_of_a_running_trial_what_it_has_told(tmp_path, study, capsys):
+    trial = running_trial(study)
+
+    def said():
+        app(["status", "tiny", "--storage", f"sqlite:///{tmp_path / 'tuner.db'}"], standalone_mode=False)
+        return next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"trial {trial.number} "))
+
+    assert said().startswith(f"trial {trial.number} is handed out and has told no epoch yet: process ")
+    study.beat([trial.number], {trial.number: (0.25,)})
+    assert said().startswith(f"trial {trial.number} has told 1 epoch: process ")

@@ -211,7 +211,9 @@ def _status(store: StudyStore) -> dict[str, Any]:
         "wanted": stored_spec(store).budget.trials,
         "completed": len(trials.completed),
         "pruned": len(trials.pruned),
-        "running": [{"number": trial.number, "attempt": trial.attempt, "owner": trial.owner} for trial in trials.running],
+        "running": [
+            {"number": trial.number, "attempt": trial.attempt, "epochs": len(trial.curve), "owner": trial.owner} for trial in trials.running
+        ],
         "interrupted": [{"number": trial.number, "reason": trial.reason} for trial in trials.interrupted],
         "failed": [{"number": trial.number, "kind": trial.kind, "reason": trial.reason} for trial in trials.failures],
         "front": [trial.number for trial in results.front],
@@ -236,8 +238,10 @@ def _print_status(found: dict[str, Any], console: Console) -> None:
     if found["timing_doubt"] is not None:
         console.print(Text(found["timing_doubt"]), soft_wrap=True)
     for trial in found["running"]:
-        owner = trial["owner"]
-        console.print(Text(printable(f"trial {trial['number']} is trained by process {owner.get('pid')} on {owner.get('host')}")))
+        owner, epochs = trial["owner"], trial["epochs"]
+        # A launch claims trials before a worker is free for them, and the database doesn't know when one has begun.
+        told = f"has told {epochs} epoch{'s' if epochs > 1 else ''}" if epochs else "is handed out and has told no epoch yet"
+        console.print(Text(printable(f"trial {trial['number']} {told}: process {owner.get('pid')} on {owner.get('host')}")))
     for trial in found["interrupted"]:
         console.print(Text(printable(f"trial {trial['number']} was interrupted: {trial['reason']}")))
     for trial in found["failed"]:
